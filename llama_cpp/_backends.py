@@ -1,0 +1,327 @@
+"""Open the core library and the plugins that lie beside it, and remember why one of them is missing.
+
+Upstream's bindings know nothing of ggml's plugins (GGML_BACKEND_DL). This module is imported by the first line of
+``llama_cpp/__init__.py``, before any of upstream's modules, and does three things:
+
+* opens libggml from this package's own ``lib`` folder and loads the one CPU plugin that suits this processor best;
+* lets every other plugin wait until somebody asks for a GPU (a model with layers to offload, a projector that may use one, a
+  question about devices), so that ``import llama_cpp`` never touches a driver and a process may fork after it;
+* records what happened to each plugin, for ``python -m llama_cpp``.
+
+Plugins come from this package's folder and from nowhere else: ggml's own search would try the folder of the executable and the
+current directory (ggml/src/ggml-backend-reg.cpp). ``GGML_BACKEND_PATH``, one more plugin named by the user, is honoured as in
+ggml, when the first model is loaded.
+
+Runs on Python 3.8, like upstream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import sys
+import threading
+import warnings
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from . import _ctypes_extensions as _upstream
+
+BACKENDS_VARIABLE = "LLAMA_CPP_BACKENDS"
+OUT_OF_TREE_VARIABLE = "GGML_BACKEND_PATH"
+LIB_PATH_VARIABLE = "LLAMA_CPP_LIB_PATH"  # upstream's own name for "take the libraries from there"
+
+_PREFIX = "" if sys.platform == "win32" else "lib"
+_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
+
+# States of a plugin.
+LOADED = "loaded"
+WAITING = "waiting"  # will be loaded when a GPU is asked for
+SKIPPED = "skipped"  # another CPU plugin suits this processor better, or the user left it out
+FAILED = "failed"
+
+# Functions that read a model or projector: their arguments say whether layers are to be offloaded.
+_MODEL_FUNCTIONS = (
+    "llama_model_load_from_file",
+    "llama_model_load_from_file_ptr",
+    "llama_model_load_from_splits",
+    "llama_model_init_from_user",
+    "llama_load_model_from_file",
+    "mtmd_init_from_file",
+)
+# Functions whose answer depends on which devices there are.
+_DEVICE_QUESTIONS = (
+    "llama_supports_gpu_offload",
+    "llama_supports_rpc",
+    "llama_params_fit",
+    "ggml_backend_reg_count",
+    "ggml_backend_reg_get",
+    "ggml_backend_reg_by_name",
+    "ggml_backend_dev_count",
+    "ggml_backend_dev_get",
+    "ggml_backend_dev_by_name",
+    "ggml_backend_dev_by_type",
+    "ggml_backend_init_by_name",
+    "ggml_backend_init_by_type",
+    "ggml_backend_init_best",
+)
+# ggml's own "load everything" would search the current directory: ours replaces it.
+_LOAD_ALL = ("ggml_backend_load_all", "ggml_backend_load_all_from_path")
+
+_LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+class Plugin:
+    """One plugin file: ``name`` as in ``LLAMA_CPP_BACKENDS``, ``state`` (one of the constants above) and ``reason``."""
+
+    def __init__(self, name: str, path: pathlib.Path, state: str = WAITING, reason: str = "") -> None:
+        self.name = name
+        self.path = path
+        self.state = state
+        self.reason = reason
+        self.score: Optional[int] = None  # of a CPU plugin; 0 means that this processor cannot run it
+
+    def settle(self, state: str, reason: str = "") -> None:
+        self.state, self.reason = state, reason
+
+    def as_dict(self) -> Dict[str, Any]:
+        row: Dict[str, Any] = {"name": self.name, "state": self.state, "path": str(self.path)}
+        if self.score is not None:
+            row["score"] = self.score
+        if self.reason:
+            row["reason"] = self.reason
+        return row
+
+
+def _lib_dir() -> pathlib.Path:
+    override = os.environ.get(LIB_PATH_VARIABLE)
+    return pathlib.Path(override) if override else pathlib.Path(os.path.abspath(os.path.dirname(__file__))) / "lib"
+
+
+def _wanted() -> Optional[List[str]]:
+    """The names in ``LLAMA_CPP_BACKENDS`` (comma separated), or None where the user leaves the choice to us."""
+    names = [name.strip().lower() for name in os.environ.get(BACKENDS_VARIABLE, "").split(",")]
+    return [name for name in names if name] or None
+
+
+def _find(lib_dir: pathlib.Path) -> Tuple[List[Plugin], List[Plugin]]:
+    """CPU plugins and the others in `lib_dir`, by name. The core's own libggml-*.so are no plugins."""
+    stem = _PREFIX + "ggml-"
+    files = {p.name[len(stem) : -len(_SUFFIX)]: p for p in sorted(lib_dir.glob(stem + "*" + _SUFFIX))}
+    cpu, others = [], []
+    for name, path in files.items():
+        if name == "base" or name.startswith("base-") or ("base-" + name) in files:
+            continue  # libggml-base-<fingerprint> and libggml-<fingerprint>
+        (cpu if name == "cpu" or name.startswith("cpu-") else others).append(Plugin(name, path))
+    return cpu, others
+
+
+def _close(library: ctypes.CDLL) -> None:
+    import _ctypes
+
+    close = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")
+    close(library._handle)
+
+
+class _Backends:
+    """The state of this process: which plugins there are, and what became of each."""
+
+    def __init__(self) -> None:
+        self.lib_dir = _lib_dir()
+        self.wanted = _wanted()
+        self.out_of_tree: Optional[Plugin] = None
+        self.lock = threading.RLock()
+        self.gpu_asked = False
+        self.warned = False
+        self.ggml = _open_core(self.lib_dir)
+        self.static = self.ggml.ggml_backend_reg_count() > 0  # a core without plugins, say a GGML_NATIVE build
+        self.cpu, self.gpu = ([], []) if self.static else _find(self.lib_dir)
+        if not self.static:
+            self._load_cpu()
+        for plugin in self.gpu:
+            if self.wanted is not None and plugin.name not in self.wanted:
+                plugin.settle(SKIPPED, "not in {}={}".format(BACKENDS_VARIABLE, ",".join(self.wanted)))
+
+    @property
+    def plugins(self) -> List[Plugin]:
+        return self.cpu + self.gpu + ([self.out_of_tree] if self.out_of_tree else [])
+
+    def unknown_names(self) -> List[str]:
+        """Names in ``LLAMA_CPP_BACKENDS`` that no plugin of this wheel has."""
+        known = {plugin.name for plugin in self.cpu + self.gpu} | {"cpu"}
+        return [name for name in self.wanted or [] if name not in known]
+
+    # -- loading ----------------------------------------------------------------------------------------------------------
+
+    def _load_cpu(self) -> None:
+        """Load the CPU plugin with the highest score, or the one that the user named (``cpu-haswell``).
+
+        A score is a set of bits, one for each feature used, and 0 on a processor that lacks one (arch/x86/cpu-feats.cpp).
+        """
+        named = [name for name in self.wanted or [] if name.startswith("cpu-")]
+        for plugin in self.cpu:
+            try:
+                library = ctypes.CDLL(str(plugin.path))
+            except OSError as error:
+                plugin.settle(FAILED, str(error))
+                continue
+            try:
+                plugin.score = int(library.ggml_backend_score())
+            except AttributeError:
+                plugin.score = 1  # a single plugin built without scores
+            finally:
+                _close(library)
+            if not plugin.score:
+                plugin.settle(SKIPPED, "needs instructions that this processor lacks")
+            elif named and plugin.name not in named:
+                plugin.settle(SKIPPED, "not in {}={}".format(BACKENDS_VARIABLE, ",".join(self.wanted or [])))
+        usable = sorted((p for p in self.cpu if p.state == WAITING), key=lambda p: -(p.score or 0))
+        for plugin in usable:
+            if self._load(plugin):
+                for other in usable:
+                    if other.state == WAITING:
+                        other.settle(SKIPPED, "{} suits this processor better".format(plugin.name))
+                return
+        found = "\n".join("  {}: {}".format(p.path, p.reason) for p in self.cpu) or "  (none found)"
+        raise ImportError(
+            "llama_cpp has no CPU plugin that this processor can run. Tried in {}:\n{}\n{}".format(
+                self.lib_dir,
+                found,
+                "Unset {}, which asks for {}.".format(BACKENDS_VARIABLE, ", ".join(named))
+                if named
+                else "Reinstall llama-cpp-python; if this stays, report it with the lines above.",
+            )
+        )
+
+    def _load(self, plugin: Plugin) -> bool:
+        with self._captured_log() as lines:
+            handle = self.ggml.ggml_backend_load(os.fsencode(str(plugin.path)))
+        if handle:
+            plugin.settle(LOADED)
+        else:
+            text = " ".join("".join(lines).split())
+            plugin.settle(FAILED, text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason")
+        return bool(handle)
+
+    def ask(self, gpu: bool, model: bool = False) -> None:
+        """Load what waited: the user's own plugin, and with `gpu` the GPU plugins. A second call does nothing."""
+        with self.lock:
+            path = os.environ.get(OUT_OF_TREE_VARIABLE)
+            if path and self.out_of_tree is None and not self.static:
+                self.out_of_tree = Plugin(OUT_OF_TREE_VARIABLE, pathlib.Path(path))
+                if not self._load(self.out_of_tree):
+                    warnings.warn(
+                        "{}={} was not loaded: {}".format(OUT_OF_TREE_VARIABLE, path, self.out_of_tree.reason),
+                        RuntimeWarning,
+                        stacklevel=4,
+                    )
+            if gpu and not self.gpu_asked:
+                self.gpu_asked = True
+                for plugin in self.gpu:
+                    if plugin.state == WAITING:
+                        self._load(plugin)
+            failed = [plugin for plugin in self.gpu if plugin.state == FAILED]
+            if gpu and model and failed and not self.warned:
+                self.warned = True
+                warnings.warn(
+                    "layers were to go to a GPU, but {}; they stay on the CPU. `python -m llama_cpp` tells more.".format(
+                        "; ".join("the {} plugin was not loaded ({})".format(p.name, p.reason) for p in failed)
+                    ),
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+
+    @contextlib.contextmanager
+    def _captured_log(self) -> Iterator[List[str]]:
+        """ggml's messages meanwhile, instead of stderr: they are the only place where a load error is told."""
+        lines: List[str] = []
+
+        def collect(level: int, text: bytes, data: Any) -> None:
+            lines.append(text.decode("utf-8", "replace"))
+
+        callback = _LogCallback(collect)
+        old, old_data = ctypes.c_void_p(), ctypes.c_void_p()
+        self.ggml.ggml_log_get(ctypes.byref(old), ctypes.byref(old_data))
+        self.ggml.ggml_log_set(ctypes.cast(callback, ctypes.c_void_p), None)
+        try:
+            yield lines
+        finally:
+            self.ggml.ggml_log_set(old, old_data)
+
+
+def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
+    """libggml, with the argument types of what is called here (ggml/include/ggml-backend.h, ggml.h)."""
+    ggml = _upstream_load("ggml", lib_dir)
+    signatures: Dict[str, Tuple[Any, List[Any]]] = {
+        "ggml_backend_load": (ctypes.c_void_p, [ctypes.c_char_p]),
+        "ggml_backend_reg_count": (ctypes.c_size_t, []),
+        "ggml_log_get": (None, [ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)]),
+        "ggml_log_set": (None, [ctypes.c_void_p, ctypes.c_void_p]),
+    }
+    for name, (restype, argtypes) in signatures.items():
+        function = getattr(ggml, name)
+        function.restype, function.argtypes = restype, argtypes
+    return ggml
+
+
+# -- the hook into upstream's bindings --------------------------------------------------------------------------------------
+
+
+def _wants_gpu(arguments: Tuple[Any, ...]) -> bool:
+    """Do these arguments ask for a GPU? Looks for upstream's fields `n_gpu_layers` (negative: all) and `use_gpu`."""
+    for argument in arguments:
+        target = getattr(argument, "_obj", argument)  # byref(x)
+        with contextlib.suppress(AttributeError, ValueError):
+            target = target.contents  # pointer(x)
+        if getattr(target, "n_gpu_layers", 0) != 0 or getattr(target, "use_gpu", False):
+            return True
+    return False
+
+
+def _hook(library: ctypes.CDLL) -> None:
+    """Let the functions of `library` that need a GPU load its plugin first.
+
+    They stay ctypes functions in every respect (argtypes, restype, byref, use as a pointer); only the call is preceded.
+    """
+    function_type: Any = library._FuncPtr
+
+    def preceded_by(before: Any, then: bool = True) -> Any:
+        def call(self: Any, *arguments: Any) -> Any:
+            before(arguments)
+            return function_type.__call__(self, *arguments) if then else None
+
+        same = {"_flags_": function_type._flags_, "_restype_": function_type._restype_}  # ctypes wants them in every class
+        return type("Hooked", (function_type,), dict(same, __call__=call))
+
+    model_function = preceded_by(lambda arguments: state.ask(gpu=_wants_gpu(arguments), model=True))
+    device_question = preceded_by(lambda arguments: state.ask(gpu=True))
+    load_all = preceded_by(lambda arguments: state.ask(gpu=True), then=False)
+
+    for names, kind in ((_MODEL_FUNCTIONS, model_function), (_DEVICE_QUESTIONS, device_question), (_LOAD_ALL, load_all)):
+        for name in names:
+            with contextlib.suppress(AttributeError):  # not in this library
+                hooked = kind((name, library))
+                hooked.__name__ = name
+                setattr(library, name, hooked)
+
+
+def _load_shared_library(lib_base_name: str, base_path: pathlib.Path) -> ctypes.CDLL:
+    """Upstream's function of this name; from our folder where upstream looks into one that is not there (editable installs)."""
+    library = _upstream_load(lib_base_name, base_path if base_path.is_dir() else state.lib_dir)
+    _hook(library)
+    return library
+
+
+_upstream_load: Any = getattr(_upstream.load_shared_library, "__wrapped__", _upstream.load_shared_library)
+_load_shared_library.__wrapped__ = _upstream_load  # type: ignore[attr-defined]
+
+state = _Backends()
+_upstream.load_shared_library = _load_shared_library
+
+if hasattr(os, "register_at_fork"):
+
+    def _renew_lock() -> None:
+        state.lock = threading.RLock()  # another thread of the parent may have held it
+
+    os.register_at_fork(after_in_child=_renew_lock)

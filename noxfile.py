@@ -1,0 +1,112 @@
+#!/usr/bin/env -S uv run
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2.9"]
+# ///
+"""Wheels of llama-cpp-python for every backend. Sessions, by tag:
+
+    check    what a contributor wants before a pull request (the default)
+    wheel    from upstream's source to a tested wheel in dist/
+    slow     minutes rather than seconds
+
+Try `nox -s build_variant -- cpu`, then `nox -s test_variant -- cpu`. Everything after `--` goes to `python -m variants`; see
+`nox -s build_variant -- --help`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.tags = ["check"]
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PINS = ROOT / "variants" / "requirements.txt"
+VARIANTS = [file.stem for file in sorted((ROOT / "variants").glob("*.toml"))]
+
+
+def asked(arguments: list[str]) -> list[str]:
+    """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
+    words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
+    options_with_value = {"--toolchain", "--jobs", "--build-number", "--installer", "--wheel"}
+    names = [word for before, word in zip(["", *words], words) if word[0:1] != "-" and before not in options_with_value]
+    return names or VARIANTS
+
+
+def options(session: nox.Session) -> list[str]:
+    """What stands after `--`, without the names of variants: those are the session's parameter."""
+    names = set(asked(["--", *session.posargs])) if session.posargs else set()
+    return [word for word in session.posargs if word not in names]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install what builds a wheel, pinned by hash (its versions shape the bytes), then the other groups of pyproject.toml."""
+    session.install("--require-hashes", "-r", str(PINS), silent=True)
+    if more := [word for group in groups for word in nox.project.dependency_groups(PROJECT, group)]:
+        session.install(*more, silent=True)
+
+
+@nox.session(tags=["wheel"])
+def vendor(session: nox.Session) -> None:
+    """Fetch, check and unpack the pinned upstream; `-- VERSION` moves the pin."""
+    install(session)
+    session.run("python", "-m", "variants", "vendor", *session.posargs)
+
+
+@nox.session(tags=["wheel", "slow"])
+@nox.parametrize("variant", [nox.param(name, id=name) for name in asked(sys.argv)])
+def build_variant(session: nox.Session, variant: str) -> None:
+    """Build a variant's wheel into dist/, verified; `-- cpu [--toolchain system] [--dry-run] [--help]`."""
+    install(session)
+    session.run("python", "-m", "variants", "build", variant, *options(session))
+
+
+@nox.session(tags=["wheel", "slow"])
+@nox.parametrize("variant", [nox.param(name, id=name) for name in asked(sys.argv)])
+def test_variant(session: nox.Session, variant: str) -> None:
+    """Install a variant's wheel with uv and with pip, and run the smoke inference there; `-- cpu [--installer pip]`."""
+    install(session, "installers")
+    session.run("python", "-m", "variants", "test", variant, *options(session))
+
+
+@nox.session(tags=["slow"], default=False)
+def upstream_tests(session: nox.Session) -> None:
+    """Run upstream's own test suite against the wheel in dist/."""
+    install(session, "installers")
+    session.run("python", "-m", "variants", "upstream-tests", *session.posargs)
+
+
+@nox.session(tags=["check"])
+def tests(session: nox.Session) -> None:
+    """Run the fast tests: no compiler, no network, below a minute."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(tags=["check"])
+def lint(session: nox.Session) -> None:
+    """Run ruff and mypy --strict."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session(default=False)
+def pins(session: nox.Session) -> None:
+    """Refresh variants/requirements.txt, the hash-pinned tools of the build."""
+    session.install("uv")
+    session.run(
+        "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate", "--upgrade",
+        "--python-version", "3.11", "--group", "build", "--output-file", str(PINS), *session.posargs,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    nox.main()

@@ -1,0 +1,271 @@
+"""What the loader promises: silent, safe to import anywhere, plugins from the wheel's own folder, reasons for what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import llama_cpp
+import pytest
+
+Models = Callable[[str], Path]
+LIB = Path(llama_cpp.__file__).parent / "lib"
+
+GENERATE = """
+def generate(path):
+    model = llama_cpp.Llama(path, n_ctx=128, n_threads=2, verbose=False)
+    return model.create_completion("the hat", max_tokens=8, temperature=0.0)["choices"][0]["text"]
+"""
+
+
+def python(
+    script: str, *arguments: object, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a new interpreter; fails the test where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def report(**environment: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cpp", "--json"], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, object] = json.loads(done.stdout)
+    return facts
+
+
+def states(facts: dict[str, object]) -> dict[str, str]:
+    return {plugin["name"]: plugin["state"] for plugin in facts["plugins"]}  # type: ignore[attr-defined]
+
+
+def test_import_is_silent() -> None:
+    done = python("import llama_cpp")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_import_loads_the_cpu_plugin_alone() -> None:
+    """After the import, one CPU plugin is mapped and nothing that could touch a driver."""
+    script = """
+        import llama_cpp, re
+        maps = open("/proc/self/maps").read()
+        print(*sorted(set(re.findall(r"/(libggml-(?!base)[a-z]+-[^/]*\\.so|libcuda[^/]*|libvulkan[^/]*|libggml-vulkan[^/]*)", maps))))
+    """
+    mapped = python(script).stdout.split()
+    assert len(mapped) == 1, mapped
+    assert mapped[0].startswith("libggml-cpu-")
+
+
+def test_upstream_names_are_there() -> None:
+    """Every public name that upstream's own modules define is in the package, and was not replaced by something else."""
+    from llama_cpp import _ggml, llama, mtmd_cpp
+    from llama_cpp import llama_cpp as bindings
+
+    for module in (bindings, llama):
+        for name in (n for n in vars(module) if not n.startswith("_")):
+            assert hasattr(llama_cpp, name), name
+    assert callable(llama_cpp.llama_model_load_from_file)
+    assert llama_cpp.llama_model_load_from_file.argtypes == [bindings.ctypes.c_char_p, bindings.llama_model_params]
+    assert mtmd_cpp.mtmd_default_marker()
+    assert _ggml.libggml.ggml_backend_dev_count() >= 1
+
+
+def test_threads(gguf_file: Models) -> None:
+    """Imported and used in threads, first import included."""
+    script = f"""
+        import sys, threading
+        out = []
+        def work():
+            import llama_cpp
+            globals()["llama_cpp"] = llama_cpp
+            out.append(generate(sys.argv[1]))
+        {textwrap.indent(GENERATE, " " * 8).strip()}
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        [t.start() for t in threads]; [t.join() for t in threads]
+        assert len(out) == 4 and len(set(out)) == 1 and out[0], out
+    """
+    python(script, gguf_file("Q8_0"))
+
+
+def test_fork(gguf_file: Models) -> None:
+    """Import, infer, fork, and infer in both."""
+    script = f"""
+        import os, sys, llama_cpp
+        {textwrap.indent(GENERATE, " " * 8).strip()}
+        before = generate(sys.argv[1])
+        child = os.fork()
+        after = generate(sys.argv[1])
+        if child == 0:
+            os._exit(0 if after == before else 1)
+        _, status = os.waitpid(child, 0)
+        assert status == 0 and after == before
+    """
+    python(script, gguf_file("Q8_0"), PYTHONWARNINGS="ignore::DeprecationWarning")
+
+
+def test_subprocess_and_read_only_install(gguf_file: Models, tmp_path: Path) -> None:
+    """A copy of the package in a folder that nobody may write works from a process of its own."""
+    copy = tmp_path / "read only Ünï"
+    shutil.copytree(Path(llama_cpp.__file__).parent, copy / "llama_cpp", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*copy.rglob("*"), copy]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        script = f"""
+            import sys, llama_cpp
+            {textwrap.indent(GENERATE, " " * 12).strip()}
+            assert llama_cpp.__file__.startswith(sys.argv[2]), llama_cpp.__file__
+            assert generate(sys.argv[1])
+        """
+        python(script, gguf_file("Q8_0"), copy, PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1")
+    finally:
+        for path in [copy, *copy.rglob("*")]:
+            path.chmod(0o755)
+
+
+def test_current_directory_is_not_searched(gguf_file: Models, tmp_path: Path) -> None:
+    """A plugin lying in the current directory is never opened, not even by ggml_backend_load_all."""
+    for source in LIB.glob("libggml-cpu-x64.so"):
+        shutil.copy(source, tmp_path / "libggml-cpu-zzz.so")
+        shutil.copy(source, tmp_path / "libggml-vulkan.so")
+    assert len(list(tmp_path.iterdir())) == 2
+    script = f"""
+        import sys, llama_cpp, llama_cpp._ggml
+        {textwrap.indent(GENERATE, " " * 8).strip()}
+        llama_cpp.llama_backend_init()
+        llama_cpp._ggml.libggml.ggml_backend_load_all()
+        llama_cpp._ggml.libggml.ggml_backend_load_all_from_path(None)
+        assert generate(sys.argv[1])
+        assert sys.argv[2] not in open("/proc/self/maps").read()
+    """
+    python(script, gguf_file("Q8_0"), tmp_path, cwd=tmp_path)
+
+
+def test_backends_variable() -> None:
+    """LLAMA_CPP_BACKENDS picks plugins; an unknown name is told, an unusable CPU plugin is an error that says so."""
+    assert states(report(LLAMA_CPP_BACKENDS="cpu-x64"))["cpu-x64"] == "loaded"
+    assert "loaded" in states(report(LLAMA_CPP_BACKENDS="cpu")).values()
+    assert report(LLAMA_CPP_BACKENDS="cpu,cuba")["unknown_backends"] == ["cuba"]
+    unusable = [name for name, state in states(report()).items() if state == "skipped" and "needs instructions" in reason(name)]
+    if not unusable:
+        pytest.skip("this processor runs every CPU plugin")
+    done = subprocess.run(
+        [sys.executable, "-c", "import llama_cpp"], env={**os.environ, "LLAMA_CPP_BACKENDS": unusable[0]}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "ImportError: llama_cpp has no CPU plugin" in done.stderr
+    assert "LLAMA_CPP_BACKENDS" in done.stderr
+
+
+def reason(name: str) -> str:
+    return next(plugin.get("reason", "") for plugin in report()["plugins"] if plugin["name"] == name)  # type: ignore[attr-defined]
+
+
+def test_out_of_tree_plugin(gguf_file: Models, tmp_path: Path) -> None:
+    """GGML_BACKEND_PATH is honoured when a model is loaded, and both success and failure are reported."""
+    plugin = shutil.copy(LIB / "libggml-cpu-x64.so", tmp_path / "libmine.so")
+    assert states(report(GGML_BACKEND_PATH=str(plugin)))["GGML_BACKEND_PATH"] == "loaded"
+    broken = report(GGML_BACKEND_PATH=str(tmp_path / "none.so"))
+    assert states(broken)["GGML_BACKEND_PATH"] == "failed"
+    script = f"""
+        import sys, llama_cpp
+        {textwrap.indent(GENERATE, " " * 8).strip()}
+        assert "libmine" not in open("/proc/self/maps").read()
+        assert generate(sys.argv[1])
+        assert "libmine" in open("/proc/self/maps").read()
+    """
+    python(script, gguf_file("Q8_0"), GGML_BACKEND_PATH=str(plugin))
+    verbose = "import sys, llama_cpp; llama_cpp.Llama(sys.argv[1], n_ctx=64, verbose=True)"  # verbose=False hides warnings too
+    failing = python(verbose, gguf_file("Q8_0"), GGML_BACKEND_PATH="/none.so")
+    assert "GGML_BACKEND_PATH=/none.so was not loaded" in failing.stderr
+
+
+def test_plugin_of_another_core_is_refused(tmp_path: Path) -> None:
+    """Its NEEDED entry names a core that is not there; the reason says which."""
+    package = tmp_path / "llama_cpp"
+    shutil.copytree(Path(llama_cpp.__file__).parent, package)
+    base = next(p.name for p in (package / "lib").glob("libggml-base-*.so"))
+    content = (package / "lib" / "libggml-cpu-x64.so").read_bytes()
+    other = base[:-11] + ("00000000" if "00000000" not in base else "11111111") + ".so"
+    assert content.count(base.encode()) >= 1
+    (package / "lib" / "libggml-vulkan.so").write_bytes(content.replace(base.encode(), other.encode()))
+    facts = report(PYTHONPATH=str(tmp_path))
+    plugin = next(p for p in facts["plugins"] if p["name"] == "vulkan")  # type: ignore[attr-defined]
+    assert plugin["state"] == "failed"
+    assert other in plugin["reason"]
+
+
+def test_gpu_plugin_waits_until_asked(gguf_file: Models, tmp_path: Path) -> None:
+    """No plugin beside the CPU's is opened by the import, a fork or a model on the CPU; the first model with layers opens it.
+
+    The plugin here is a real one (a CPU plugin under a GPU's name): what counts is when it is opened.
+    """
+    package = tmp_path / "llama_cpp"
+    shutil.copytree(Path(llama_cpp.__file__).parent, package)
+    shutil.copy(package / "lib" / "libggml-cpu-x64.so", package / "lib" / "libggml-vulkan.so")
+    script = """
+        import sys, llama_cpp
+        opened = lambda: "libggml-vulkan.so" in open("/proc/self/maps").read()
+        assert not opened(), "by the import"
+        model = llama_cpp.Llama(sys.argv[1], n_ctx=64, n_gpu_layers=0, verbose=False)
+        model.create_completion("the", max_tokens=2)
+        assert not opened(), "by a model without layers to offload"
+        {question}
+        assert opened() is {expected}, "by the question"
+    """
+    everywhere = {"PYTHONPATH": str(tmp_path)}
+    layers = "llama_cpp.Llama(sys.argv[1], n_ctx=64, n_gpu_layers=-1, verbose=False)"
+    for question, expected, settings in (
+        ("llama_cpp.llama_supports_gpu_offload()", True, {}),
+        (layers, True, {}),
+        ("import llama_cpp._ggml; llama_cpp._ggml.libggml.ggml_backend_dev_count()", True, {}),
+        (layers, False, {"LLAMA_CPP_BACKENDS": "cpu"}),
+    ):
+        python(script.format(question=question, expected=expected), gguf_file("Q8_0"), **everywhere, **settings)
+
+
+def test_report_for_people() -> None:
+    done = subprocess.run([sys.executable, "-m", "llama_cpp"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for word in (metadata.version("llama_cpp_python"), "CPU plugin", "Devices", "Plugins", str(LIB), "manylinux"):
+        assert word in done.stdout
+
+
+def test_report_for_tools() -> None:
+    facts = report()
+    assert facts["llama_cpp_python"]["version"] == metadata.version("llama_cpp_python")  # type: ignore[index]
+    assert facts["core"]["llama_cpp_commit"]  # type: ignore[index]
+    assert facts["devices"][0]["memory_total"] > 0  # type: ignore[index]
+    assert facts["cpu"]["plugin"].startswith("cpu-")  # type: ignore[index]
+
+
+@pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "xllamacpp first"])
+def test_another_ggml_in_the_process(gguf_file: Models, ours_first: bool) -> None:
+    """xllamacpp ships its own libllama and ggml: both packages infer in one process, whichever was imported first."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed in this environment (the uv one has it)")
+    script = f"""
+        import sys
+        {"import llama_cpp, xllamacpp" if ours_first else "import xllamacpp, llama_cpp"}
+        {textwrap.indent(GENERATE, " " * 8).strip()}
+        def theirs(path):
+            params = xllamacpp.CommonParams()
+            params.model.path = path
+            params.n_ctx, params.n_predict, params.warmup = 256, 8, False
+            server = xllamacpp.Server(params)
+            return server.handle_completions({{"prompt": "the hat", "max_tokens": 8, "temperature": 0.0}})
+        first, second = (generate, theirs) if {ours_first} else (theirs, generate)
+        assert first(sys.argv[1]) and second(sys.argv[1]) and first(sys.argv[1])
+    """
+    python(script, gguf_file("Q8_0"))

@@ -1,0 +1,148 @@
+"""The task library's command line, ``python -m variants STEP``; nox sessions are thin wrappers around it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import build, matrix, run, smoke, source, toolchain, verify
+from .errors import DiskError, VariantsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step; every failure that a user can mend ends as one screen of text and a code of its own (errors.py)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    run.terminate_as_exception()
+    try:
+        return int(options.do(options) or 0)
+    except VariantsError as error:
+        if options.traceback:
+            raise
+        return _tell(error)
+    except OSError as error:
+        if options.traceback or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        return _tell(_disk_error(error))
+    except KeyboardInterrupt:
+        return _interrupted("Interrupted", 130)
+    except run.Terminated:
+        return _interrupted("Ended by SIGTERM", 143)
+
+
+def _tell(error: VariantsError) -> int:
+    run.console.print(f"\n[bold red]error:[/] {run.escape(error.what)}\n{run.escape(error.remedy)}")
+    return error.exit_code
+
+
+def _interrupted(what: str, code: int) -> int:
+    run.console.print(f"\n{what}. Nothing unfinished was left in dist/; the same command goes on where this one stopped.")
+    return code
+
+
+def _disk_error(error: OSError) -> VariantsError:
+    where = error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskError(f"The disk is full: {where} could not be written.", "Free some space and run the same command again.")
+    return DiskError(f"{where} cannot be written: {error.strerror}.", "Work in a checkout that you may write to.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", help="show where in this library an error was raised")
+    parser = argparse.ArgumentParser(
+        prog="python -m variants",
+        description="Build, verify and test variant wheels of llama-cpp-python. Each step is also a nox session (`nox -l`).",
+    )
+    steps = parser.add_subparsers(metavar="STEP", required=True)
+
+    def step(name: str, text: str) -> argparse.ArgumentParser:
+        return steps.add_parser(name, help=text, description=text, parents=[common])
+
+    names = f"variants to take: {', '.join(file.stem for file in sorted(matrix.FOLDER.glob('*.toml')))} (default: all of them)"
+
+    vendor = step("vendor", "Fetch, check and unpack the pinned upstream; with VERSION, move the pin there first.")
+    vendor.add_argument("version", nargs="?", metavar="VERSION", help="a release of llama-cpp-python, as in 0.3.36")
+    vendor.set_defaults(do=_vendor)
+
+    make = step("build", "Build variants: a verified wheel of each in dist/.")
+    make.add_argument("names", nargs="*", metavar="VARIANT", help=names)
+    make.add_argument("--toolchain", choices=toolchain.KINDS, default="zig", help="zig: glibc 2.17, nothing needed (default)")
+    make.add_argument("--jobs", type=_positive, default=0, metavar="N", help="parallel compile jobs (default: one a core)")
+    make.add_argument("--build-number", type=_natural, metavar="N", help="a rebuild of the same version: installers prefer it")
+    make.add_argument("--clean", action="store_true", help="remove what was compiled before")
+    make.add_argument("--keep-going", action="store_true", help="build the other variants after one has failed")
+    make.add_argument("--dry-run", action="store_true", help="print what would be done, step by step, and do nothing")
+    make.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
+    make.set_defaults(do=_build)
+
+    test = step("test", "Install each built wheel with uv and with pip into new environments and run the smoke inference there.")
+    test.add_argument("names", nargs="*", metavar="VARIANT", help=names)
+    test.add_argument("--installer", choices=smoke.INSTALLERS, action="append", help="only this one (default: each)")
+    test.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
+    test.set_defaults(do=_test)
+
+    upstream = step("upstream-tests", "Run upstream's own test suite against the wheel.")
+    upstream.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
+    upstream.set_defaults(do=_upstream_tests)
+
+    check = step("verify", "Verify finished wheels: one line for each thing that is wrong.")
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="wheels")
+    check.set_defaults(do=_verify)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return int(text)
+
+
+def _vendor(options: argparse.Namespace) -> None:
+    with run.locked(build.BUILD):
+        upstream = source.vendor(options.version)
+    run.console.print(f"{upstream.tree}: llama-cpp-python {upstream.version}, llama.cpp {upstream.commit}")
+
+
+def _build(options: argparse.Namespace) -> None:
+    chosen = matrix.select(options.names, matrix.load())
+    fields = build.Options.__struct_fields__
+    build.build_all(chosen, build.Options(**{name: getattr(options, name) for name in fields}))
+
+
+def _test(options: argparse.Namespace) -> None:
+    chosen = matrix.select(options.names, matrix.load())
+    wheels = [options.wheel] if options.wheel else build.wheels(chosen)
+    for wheel in wheels:
+        for installer in options.installer or smoke.INSTALLERS:
+            smoke.smoke(wheel, installer, build.BUILD)
+
+
+def _upstream_tests(options: argparse.Namespace) -> None:
+    wheels = [options.wheel] if options.wheel else build.wheels(matrix.select([], matrix.load()))
+    for wheel in wheels:
+        smoke.upstream_tests(wheel, build.BUILD)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    findings = {path: verify.verify(path) for path in options.files}
+    for path, rows in findings.items():
+        for row in rows:
+            run.console.print(str(row), markup=False)
+        if not rows:
+            run.console.print(f"{path.name}: nothing wrong", markup=False)
+    run.console.print(verify.summary(findings))
+    return 7 if any(findings.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Build variants: the steps from upstream's source to a verified wheel in ``dist/``, in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from . import archive, assemble, core, repair, run, source, toolchain, verify
+from .errors import UsageError, VariantsError
+from .matrix import PLATFORMS, Variant
+from .source import ROOT
+
+BUILD = ROOT / "build"
+DIST = ROOT / "dist"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the command line says: toolchain kind, parallel jobs, build number (None: none), and the switches of the same name."""
+
+    toolchain: str = "zig"
+    jobs: int = 0
+    build_number: int | None = None
+    clean: bool = False
+    keep_going: bool = False
+    dry_run: bool = False
+    wait: bool = False
+
+
+class Built(msgspec.Struct, frozen=True):
+    """A finished wheel and the seconds that each step took."""
+
+    variant: str
+    wheel: Path
+    steps: list[tuple[str, float]]
+    cache: str | None
+
+
+def host_platform() -> str:
+    """This machine's platform as a wheel tag spells it (PEP 425).
+
+    Raises:
+        UsageError: nothing is built on such a machine.
+    """
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    if platform not in PLATFORMS:
+        raise UsageError(f"This machine is {platform}.", f"Wheels are built on {', '.join(PLATFORMS)}.")
+    return platform
+
+
+def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
+    """Build each variant and print the table of what came out.
+
+    Raises:
+        VariantsError: a step failed; with `keep_going` after the other variants have been built.
+    """
+    platform = host_platform()
+    for variant in variants:
+        if platform not in variant.table.platforms:
+            raise UsageError(
+                f"{variant.name} is not built on {platform}.", f"{variant.file} names {', '.join(variant.table.platforms)}."
+            )
+    if options.dry_run:
+        for variant in variants:
+            _print_plan(variant, platform, options)
+        return []
+    built: list[Built] = []
+    failed: list[VariantsError] = []
+    with run.locked(BUILD, options.wait):
+        run.remove_leftovers(DIST)
+        if options.clean:
+            run.remove(_build_dir(platform, options))
+        for variant in variants:
+            try:
+                built.append(_build(variant, platform, options))
+            except VariantsError as error:
+                if not options.keep_going:
+                    raise
+                run.console.print(f"[bold red]{variant.name} failed:[/] {escape(error.what)}\n{escape(error.remedy)}")
+                failed.append(error)
+    _print_table(built)
+    if failed:
+        raise failed[0]
+    return built
+
+
+def _build_dir(platform: str, options: Options) -> Path:
+    return BUILD / f"core-{platform}-{options.toolchain}"
+
+
+def _build(variant: Variant, platform: str, options: Options) -> Built:
+    """One variant, from source to ``dist/``. Each step is a function from files to a file and can be run again alone."""
+    build_dir = _build_dir(platform, options)
+    log = BUILD / "logs" / f"{variant.name}-{options.toolchain}.log"
+    run.remove(log)
+    steps = run.Steps(total=6)
+    pin = source.read_pin()
+    with steps.step("vendor", f"{pin.name} {pin.version}"):
+        upstream = source.vendor()
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", upstream.epoch))
+    tools = toolchain.find(options.toolchain, BUILD / "toolchains")
+    with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
+        jobs = options.jobs or os.cpu_count() or 1
+        wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=build_dir)
+    with steps.step("assemble", "licences, bill of materials, build number"):
+        raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch)
+    with steps.step("repair", f"for {tools.manylinux or 'the lowest manylinux tag that is true'}"):
+        repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log)
+    with steps.step("verify", repaired.name):
+        verify.require(repaired)
+    with steps.step("publish", f"{_short(DIST / repaired.name)}"), run.replacing(DIST / repaired.name) as part:
+        shutil.copyfile(repaired, part)
+    return Built(variant.name, DIST / repaired.name, steps.done, tools.cache)
+
+
+def _print_plan(variant: Variant, platform: str, options: Options) -> None:
+    """What :func:`_build` would do, without doing any of it."""
+    pin = source.read_pin()
+    try:
+        upstream = source.read_tree(pin)
+        fetched = "is there already" if upstream.sha256 == pin.sha256 else "would be fetched"
+    except VariantsError:
+        upstream = source.Upstream(source.TREE, pin.version, pin.sha256, 0, "unknown")
+        fetched = "would be fetched with pip, checked and unpacked"
+    tools = toolchain.find(options.toolchain, BUILD / "toolchains", write=False)
+    build_dir = _build_dir(platform, options)
+    defines = core.definitions(upstream, tools, platform)
+    command = " ".join(str(word) for word in core.wheel_command(defines, build_dir / "cmake", build_dir / "wheel"))
+    number = "" if options.build_number is None else f", build number {options.build_number}"
+    rows = [
+        ("vendor", f"{pin.archive} {fetched} ({_short(source.TREE)})"),
+        ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {_short(build_dir)}:\n      {command}"),
+        ("assemble", f"add licences and bill of materials{number} -> {_short(build_dir / 'raw')}"),
+        ("repair", f"auditwheel, for {tools.manylinux or 'the lowest manylinux tag that is true'} -> {_short(build_dir / 'repaired')}"),
+        ("verify", "; ".join((check.__doc__ or "").split(".")[0].split(":")[0] for check in verify.CHECKS)),
+        ("publish", f"rename into {_short(DIST)}"),
+    ]
+    run.console.print(f"[bold]{variant.name}[/] for {platform}" + (", after removing " + _short(build_dir) if options.clean else ""))
+    for number_, (name, text) in enumerate(rows, 1):
+        run.console.print(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}")
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def _print_table(built: Sequence[Built]) -> None:
+    if not built:
+        return
+    table = Table("wheel", "tag", "size", "steps", box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for row in built:
+        *_, tags = archive.parse_name(row.wheel)
+        seconds = ", ".join(f"{name} {run.duration(took)}" for name, took in row.steps)
+        size = f"{row.wheel.stat().st_size / 1e6:.1f} MB"
+        table.add_row(_short(row.wheel), "\n".join(sorted(t.platform for t in tags)), size, seconds)
+    run.console.print(table)
+
+
+def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
+    """The wheels in `dist` of the pinned version that these variants gave, for this platform.
+
+    Raises:
+        UsageError: a variant has none, or one that this checkout would no longer build.
+    """
+    pin = source.read_pin()
+    found: list[Path] = []
+    for variant in variants:
+        rows = [path for path in sorted(dist.glob("*.whl")) if str(archive.parse_name(path)[1]) == pin.version]
+        if not rows:
+            raise UsageError(
+                f"There is no {variant.name} wheel of {pin.version} in {_short(dist)}/.",
+                f"Build it: `nox -s build_variant -- {variant.name}`.",
+            )
+        for wheel in rows:
+            if why := stale(wheel):
+                raise UsageError(
+                    f"{_short(wheel)} is stale: {why}.",
+                    f"Build it again (`nox -s build_variant -- {variant.name}`) or remove the file.",
+                )
+        found += rows
+    return list(dict.fromkeys(found))
+
+
+def stale(wheel: Path) -> str | None:
+    """Why this checkout would not build this wheel any more, or None where it would."""
+    files = archive.contents(wheel)
+    pin = source.read_pin()
+    try:
+        made = json.loads(files["llama_cpp/lib/core.json"])
+        upstream = source.Upstream(source.TREE, pin.version, pin.sha256, 0, "")
+        expected = core.fingerprint(upstream, made["toolchain"], host_platform())
+    except (KeyError, ValueError):
+        return "it has no readable llama_cpp/lib/core.json"
+    if made["fingerprint"] != expected:
+        return f"its core is {made['fingerprint']}, upstream's source and CMakeLists.txt now give {expected}"
+    for name in ("_backends.py", "__main__.py"):
+        if files.get(f"llama_cpp/{name}") != (ROOT / "llama_cpp" / name).read_bytes():
+            return f"llama_cpp/{name} has changed since"
+    return None
+
+

@@ -1,0 +1,74 @@
+"""The core: upstream's package with libllama, libmtmd, libggml and every CPU plugin, compiled once per platform and toolchain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import run
+from .errors import CommandError
+from .source import ROOT, Upstream
+from .toolchain import Toolchain, configured
+
+
+def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
+    """Eight hexadecimal digits that name this core: everything that shapes its interface, known before compiling.
+
+    It stands in the SONAMEs of the core, so that a plugin built against another core does not load (docs/design.md).
+    """
+    inputs = {
+        "upstream": upstream.sha256,
+        "rules": hashlib.sha256((ROOT / "CMakeLists.txt").read_bytes()).hexdigest(),
+        "toolchain": toolchain_name,
+        "platform": platform,
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def definitions(upstream: Upstream, toolchain: Toolchain, platform: str) -> list[str]:
+    """The CMake arguments (``-DNAME=VALUE``) that make this core."""
+    values: dict[str, object] = {
+        "LLAMA_CPP_UPSTREAM": upstream.tree,
+        "LLAMA_CPP_FINGERPRINT": fingerprint(upstream, toolchain.name, platform),
+        "LLAMA_CPP_COMMIT": upstream.commit,
+        "LLAMA_CPP_TOOLCHAIN": toolchain.name,
+    }
+    return [*toolchain.cmake, *(f"-D{name}={value}" for name, value in values.items())]
+
+
+def wheel_command(defines: list[str], build_dir: Path, target: Path) -> list[str | Path]:
+    """The command that compiles and packs the core: scikit-build-core, through the standard front end, in this environment."""
+    settings = [f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines]
+    return [
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", target,
+        f"-Cbuild-dir={build_dir}", *settings, ROOT,
+    ]  # fmt: skip
+
+
+def build(
+    upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int, log: Path, build_dir: Path
+) -> Path:
+    """Compile the core in `build_dir` (only what has changed) and return its wheel, not yet repaired, in `build_dir`/wheel.
+
+    Raises:
+        CommandError: it does not compile; the message ends with the compiler's last lines.
+    """
+    target = build_dir / "wheel"
+    run.remove(target)
+    env = configured(run.environment(), toolchain) | {
+        "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
+        "CMAKE_GENERATOR": "Ninja",
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
+        "NINJA_STATUS": "[%f/%t] ",
+    }
+    command = wheel_command(definitions(upstream, toolchain, platform), build_dir / "cmake", target)
+    run.command(command, log=log, env=env, remedy="Correct what the compiler complains of, then run the same command again.")
+    wheels = list(target.glob("*.whl"))
+    if len(wheels) != 1:
+        raise CommandError(f"The build ended well but left {len(wheels)} wheels in {target}.", f"See {log}.")
+    return wheels[0]
+
+

@@ -1,0 +1,149 @@
+"""The matrix: ``variants/*.toml`` read strictly into :class:`Variant`. The only description of a backend there is."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from .errors import MatrixError, UsageError
+
+FOLDER = Path(__file__).parent
+#: Platforms as wheel tags spell them, before a repair tool replaces ``linux`` by ``manylinux_X_Y``.
+PLATFORMS = ("linux_x86_64",)
+_LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
+
+
+class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the smoke test expects: ``device``, the prefix of the ggml device name that must compute (``CPU``, ``CUDA``, …)."""
+
+    device: str
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A matrix file as it stands on disk. Keys without a default are required.
+
+    summary: one line for people. platforms: wheel platforms on which the variant exists, of :data:`PLATFORMS`. label: the variant
+    label of PEP 825; none for the plain wheel.  smoke: see :class:`Smoke`.
+    """
+
+    summary: str
+    platforms: list[str]
+    smoke: Smoke
+    label: str | None = None
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """One entry of the matrix: its name (the file's), the file, and what stands in it."""
+
+    name: str
+    file: Path
+    table: Table
+
+    @property
+    def label(self) -> str | None:
+        """Variant label (PEP 825), or None for the plain wheel."""
+        return self.table.label
+
+
+def load(folder: Path = FOLDER) -> dict[str, Variant]:
+    """Every variant in `folder`, by name.
+
+    Raises:
+        MatrixError: a file is no TOML, has an unknown key, a wrong type or value, or shares its label with another file.
+    """
+    variants = {file.stem: read(file) for file in sorted(folder.glob("*.toml"))}
+    if not variants:
+        raise MatrixError(f"There is no *.toml in {folder}.", "Restore the folder: `git checkout -- variants`.")
+    by_label: dict[str | None, Variant] = {}
+    for variant in variants.values():
+        twin = by_label.setdefault(variant.label, variant)
+        if twin is not variant:
+            label = f'label "{variant.label}"' if variant.label else "no label (the plain wheel)"
+            raise MatrixError(
+                f"{twin.file} and {variant.file} both have {label}.",
+                "A label names one set of properties (PEP 825): give one of them another `label`.",
+            )
+    return variants
+
+
+def read(file: Path) -> Variant:
+    """One matrix file.
+
+    Raises:
+        MatrixError: naming file, key and remedy.
+    """
+    try:
+        table = msgspec.toml.decode(file.read_bytes(), type=Table)
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+        raise MatrixError(f"{file}: {_readable(str(error))}", _remedy(str(error))) from error
+    if unknown := [name for name in table.platforms if name not in PLATFORMS]:
+        raise MatrixError(
+            f'{file}: key `platforms`: nobody knows the platform "{unknown[0]}".', f"Known platforms: {', '.join(PLATFORMS)}."
+        )
+    if not table.platforms:
+        raise MatrixError(f"{file}: key `platforms` is empty.", f"Name at least one of {', '.join(PLATFORMS)}.")
+    if not table.summary.strip() or "\n" in table.summary:
+        raise MatrixError(f"{file}: key `summary` must be one line.", "Say in one line who gets this variant.")
+    if table.label is not None and not _LABEL.fullmatch(table.label):
+        raise MatrixError(
+            f'{file}: key `label`: "{table.label}" is no variant label.',
+            "Use 1 to 16 of the characters 0-9 a-z _ . (PEP 825).",
+        )
+    return Variant(file.stem, file, table)
+
+
+def select(names: Sequence[str], variants: dict[str, Variant]) -> list[Variant]:
+    """The variants of these names, all of them where no name is given.
+
+    Raises:
+        UsageError: a name is not in the matrix; suggests the nearest one and lists all.
+    """
+    for name in names:
+        if name not in variants:
+            raise UsageError(f'There is no variant "{name}".', f"{suggestion(name, variants)}Variants: {', '.join(variants)}.")
+    return [variants[name] for name in dict.fromkeys(names or variants)]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``Did you mean "cpu"? `` where one of `known` is near `name`, else an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f'Did you mean "{near[0]}"? ' if near else ""
+
+
+def _keys(path: str) -> list[str]:
+    """The keys that may stand at a msgspec path such as ``$.smoke``."""
+    kind: type[msgspec.Struct] = Table
+    for part in path.split(".")[1:]:
+        inner = typing.get_type_hints(kind).get(part)
+        if not (isinstance(inner, type) and issubclass(inner, msgspec.Struct)):
+            return []
+        kind = inner
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+_UNKNOWN_KEY = re.compile(r"unknown field `(?P<key>.+?)`(?: - at `(?P<path>.+?)`)?")
+_MISSING_KEY = re.compile(r"missing required field `(?P<key>.+?)`(?: - at `(?P<path>.+?)`)?")
+
+
+def _readable(error: str) -> str:
+    """msgspec's message in the words of TOML."""
+    if match := _UNKNOWN_KEY.search(error):
+        return f"unknown key `{match['key']}`" + (f" in `[{match['path'][2:]}]`" if match["path"] else "") + "."
+    if match := _MISSING_KEY.search(error):
+        return f"key `{match['key']}` is missing" + (f" in `[{match['path'][2:]}]`" if match["path"] else "") + "."
+    match = re.search(r"(?P<what>.+) - at `\$\.(?P<key>.+?)`", error)
+    return f"key `{match['key']}`: {match['what'].lower()}." if match else f"not valid TOML: {error}."
+
+
+def _remedy(error: str) -> str:
+    if match := _UNKNOWN_KEY.search(error):
+        keys = _keys(match["path"] or "$")
+        return f"{suggestion(match['key'], keys)}Known keys: {', '.join(keys)}."
+    if match := _MISSING_KEY.search(error):
+        return "Add it; docs/variants.md describes every key."
+    return "Correct the file; docs/variants.md describes every key, and variants/cpu.toml is a short example."

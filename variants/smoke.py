@@ -1,0 +1,86 @@
+"""Test a wheel where a user would have it: installed by an installer into a new environment, run from another directory."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.markup import escape
+
+from . import run, source
+from .errors import SourceError, UsageError
+from .source import ROOT
+
+INSTALLERS = ("uv", "pip")
+_TOOLS = ("gguf>=0.17", "pytest>=8")
+
+
+def install(wheel: Path, installer: str, environment: Path, log: Path, extra: str = "", tools: tuple[str, ...] = _TOOLS) -> Path:
+    """Make a new environment, install the wheel (with `extra`, as in ``[test]``) and the test tools, return its Python.
+
+    Raises:
+        CommandError: the installer refuses the wheel, or cannot reach an index.
+        UsageError: there is no such wheel, or no uv in this environment.
+    """
+    if not wheel.is_file():
+        raise UsageError(f"{wheel} is not there.", "Name a wheel file, or build one: `nox -s build_variant -- cpu`.")
+    run.remove(environment)
+    python = environment / "bin" / "python"
+    what = f"{wheel.resolve()}{extra}"
+    remedy = "Is the package index reachable? The wheel's own dependencies come from there."
+    if installer == "uv":
+        uv = shutil.which("uv", path=run.environment()["PATH"])
+        if uv is None:
+            raise UsageError("There is no uv in this environment.", "Run through nox, or `pip install uv`.")
+        run.command([uv, "venv", "--python", sys.executable, environment], log=log, env=run.environment())
+        run.command([uv, "pip", "install", "--python", python, what, *tools], log=log, env=run.environment(), remedy=remedy)
+    else:
+        run.command([sys.executable, "-m", "venv", environment], log=log)
+        run.command([python, "-m", "pip", "install", what, *tools], log=log, env=run.environment(), remedy=remedy)
+    return python
+
+
+def smoke(wheel: Path, installer: str, build_dir: Path) -> None:
+    """Install the wheel with `installer` (of :data:`INSTALLERS`) and run ``tests/inference`` against it.
+
+    Raises:
+        CommandError: a test failed; the message shows its last lines.
+    """
+    run.console.print(f"[bold]{escape(wheel.name)}[/], installed by {installer}")
+    log = build_dir / "logs" / f"smoke-{installer}.log"
+    run.remove(log)
+    environment = build_dir / "smoke" / installer
+    python = install(wheel, installer, environment, log)
+    _pytest(python, [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
+
+
+def upstream_tests(wheel: Path, build_dir: Path) -> None:
+    """Run upstream's own tests (from the sdist) against the wheel; see ``tests/upstream`` for the models they want.
+
+    Raises:
+        CommandError: a test failed.
+        SourceError: the tests are not where upstream has them.
+    """
+    tests = source.TREE / "tests"
+    if not tests.is_dir():
+        raise SourceError(f"Upstream's tests are not in {tests}.", "Fetch upstream: `nox -s vendor`.")
+    run.console.print(f"[bold]{escape(wheel.name)}[/], upstream's test suite")
+    log = build_dir / "logs" / "upstream-tests.log"
+    run.remove(log)
+    python = install(wheel, "uv", build_dir / "smoke" / "upstream", log, extra="[server,test]")
+    _pytest(python, ["-p", "upstream_models", tests], log, "Compare with upstream's own wheel of this version.", source.TREE)
+
+
+def _pytest(python: Path, arguments: list[str | Path], log: Path, remedy: str, models: Path | None = None) -> None:
+    """Run pytest with the environment's Python in an empty directory, and print its summary."""
+    env = run.environment(PYTHONPATH=str(ROOT / "tests" / "upstream")) if models else run.environment()
+    with tempfile.TemporaryDirectory() as folder:
+        if models:  # upstream's tests open ./vendor/llama.cpp/models/…
+            (Path(folder) / "vendor").symlink_to(models / "vendor")
+        settings = ["-c", "/dev/null", "--rootdir", folder, "-p", "no:cacheprovider", "-ra"]
+        run.command([python, "-m", "pytest", *settings, *arguments], log=log, cwd=Path(folder), env=env, remedy=remedy)
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]:
+        if line.startswith(("SKIPPED", "=====")) and ("SKIPPED" in line or "passed" in line):
+            run.console.print(f"      {line}", markup=False)

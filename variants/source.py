@@ -1,0 +1,279 @@
+"""Upstream's source: the pin in ``vendor/upstream.toml``, its download, its safe unpacking, and what the tree says of itself."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+from packaging.version import InvalidVersion, Version
+
+from . import run
+from .errors import CommandError, SourceError
+
+ROOT = Path(__file__).parent.parent
+VENDOR = ROOT / "vendor"
+PIN = VENDOR / "upstream.toml"
+TREE = VENDOR / "llama_cpp_python"
+_STAMP = ".unpacked-from-sha256"
+
+# An sdist of llama-cpp-python has about 4,000 files and 220 MB (0.3.36). Ten times that is no longer one.
+_MAX_FILES = 40_000
+_MAX_BYTES = 2_000_000_000
+
+
+class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``vendor/upstream.toml``: distribution name, version, and the SHA-256 (hex) of its sdist."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def archive(self) -> str:
+        """File name of the sdist (PEP 625)."""
+        return f"{self.name.replace('-', '_')}-{self.version}.tar.gz"
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """The unpacked tree and what was read from it.
+
+    epoch: seconds since 1970, the newest time in the sdist, for SOURCE_DATE_EPOCH. commit: llama.cpp's, as upstream's changelog
+    states it, or ``unknown``.
+    """
+
+    tree: Path
+    version: str
+    sha256: str
+    epoch: int
+    commit: str
+
+
+def read_pin(file: Path = PIN) -> Pin:
+    """The pin.
+
+    Raises:
+        SourceError: the file is missing or wrong.
+    """
+    try:
+        pin = msgspec.toml.decode(file.read_bytes(), type=Pin)
+        Version(pin.version)
+        if not re.fullmatch("[0-9a-f]{64}", pin.sha256):
+            raise ValueError("`sha256` is not 64 hexadecimal digits")
+        if not re.fullmatch("[A-Za-z0-9._-]+", pin.name):
+            raise ValueError("`name` is no distribution name")
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise SourceError(f"{file}: {error}.", "Restore it: `git checkout -- vendor/upstream.toml`.") from error
+    return pin
+
+
+def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
+    """Make sure that upstream's tree is there: download, check, unpack; nothing where the stamp says that all is done.
+
+    With `version`, the pin moves there: the new archive's hash is written into the pin and the old tree is removed.
+
+    Raises:
+        SourceError: no network, no such release, another hash than the pinned one, or a hostile archive.
+    """
+    run.remove_leftovers(vendor_dir)
+    pin_file, tree = vendor_dir / PIN.name, vendor_dir / TREE.name
+    pin = read_pin(pin_file)
+    if version is not None and version != pin.version:
+        pin = _move(pin, version, pin_file)
+    stamp = tree / _STAMP
+    if not (stamp.is_file() and stamp.read_text().split()[:1] == [pin.sha256]):
+        archive = _archive(pin, vendor_dir)
+        run.console.print(f"      unpacking {archive.name}", style="dim")
+        with run.replacing(tree) as part:
+            epoch = unpack(archive, part)
+            (part / _STAMP).write_text(f"{pin.sha256} {epoch}\n")
+            run.remove(tree)
+    return read_tree(pin, tree)
+
+
+def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
+    """What an unpacked tree says of itself.
+
+    Raises:
+        SourceError: it is not there.
+    """
+    stamp = tree / _STAMP
+    if not stamp.is_file():
+        raise SourceError(f"Upstream's source is not in {tree}.", "Fetch it: `nox -s vendor`.")
+    return Upstream(tree, pin.version, pin.sha256, int(stamp.read_text().split()[1]), _commit(tree, pin.version))
+
+
+def _commit(tree: Path, version: str) -> str:
+    """The newest ``llama.cpp@COMMIT`` in the changelog at or below the heading of `version`."""
+    changelog = tree / "CHANGELOG.md"
+    if changelog.is_file():
+        _, _, below = changelog.read_text(encoding="utf-8").partition(f"## [{version}]")
+        if match := re.search(r"llama\.cpp@([0-9a-f]{7,40})", below):
+            return match[1]
+    return "unknown"
+
+
+def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
+    try:
+        version = str(Version(version))
+    except InvalidVersion as error:
+        raise SourceError(f'"{version}" is no version number.', "Name a release of llama-cpp-python, as in `0.3.36`.") from error
+    moved = Pin(pin.name, version, "")
+    archive = _download(moved, pin_file.parent)
+    moved = Pin(pin.name, version, _sha256(archive))
+    with tempfile.TemporaryDirectory() as scratch:  # a hostile archive must not become the pin
+        unpack(archive, Path(scratch) / "tree")
+    text = pin_file.read_text(encoding="utf-8")
+    text = re.sub(r'(?m)^(version\s*=\s*)".*"', rf'\g<1>"{moved.version}"', text)
+    text = re.sub(r'(?m)^(sha256\s*=\s*)".*"', rf'\g<1>"{moved.sha256}"', text)
+    with run.replacing(pin_file) as part:
+        part.write_text(text, encoding="utf-8")
+    if pin.archive != moved.archive:
+        run.remove(pin_file.parent / pin.archive)
+    run.console.print(f"{pin_file.name}: {pin.version} -> {moved.version}, sha256 {moved.sha256}")
+    return moved
+
+
+def _archive(pin: Pin, vendor_dir: Path) -> Path:
+    """The pinned sdist, downloaded unless a file of the right hash already lies in `vendor_dir` (offline, air-gapped use)."""
+    archive = vendor_dir / pin.archive
+    if archive.is_file() and (found := _sha256(archive)) != pin.sha256:
+        run.console.print(f"{archive.name} has sha256 {found}, not the pinned one: fetching it anew")
+        archive.unlink()
+    return archive if archive.is_file() else _download(pin, vendor_dir)
+
+
+def _download(pin: Pin, vendor_dir: Path) -> Path:
+    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials."""
+    if not shutil.which("pip", path=run.environment()["PATH"]):
+        raise SourceError("This environment has no pip, which fetches upstream's source.", "Run it through nox: `nox -s vendor`.")
+    with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".", suffix=".part") as scratch:
+        requirement = Path(scratch) / "requirements.txt"
+        hashes = f" --hash=sha256:{pin.sha256}" if pin.sha256 else ""
+        requirement.write_text(f"{pin.name}=={pin.version}{hashes}\n")
+        log = Path(scratch) / "pip.log"
+        # The hash is checked before the archive's own metadata hook is run; no build isolation, since the hook's backend
+        # (scikit-build-core) is here already.
+        arguments: list[str | Path] = [
+            sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", pin.name, "--no-build-isolation",
+            "--dest", scratch, "--requirement", requirement,
+        ]  # fmt: skip
+        try:
+            run.command(arguments, log=log, env=_pip_environment())
+        except CommandError as error:
+            raise SourceError(*_download_failure(pin, log.read_text(encoding="utf-8", errors="replace"))) from error
+        found = Path(scratch) / pin.archive
+        if not found.is_file():
+            names = ", ".join(sorted(p.name for p in Path(scratch).iterdir()))
+            raise SourceError(f"pip fetched {names}, not {pin.archive}.", "Name a release that has an sdist on your index.")
+        if pin.sha256 and _sha256(found) != pin.sha256:
+            raise SourceError(f"{pin.archive} has sha256 {_sha256(found)}, pinned is {pin.sha256}.", _WRONG_HASH)
+        archive = vendor_dir / pin.archive
+        os.replace(found, archive)
+    return archive
+
+
+_WRONG_HASH = (
+    "A damaged download or mirror: try again. If it stays so, the release itself was replaced; do not build it, and ask upstream."
+)
+
+
+def _pip_environment() -> dict[str, str]:
+    """The environment for pip; who has told only uv where the index is, has told pip as well."""
+    env = run.environment(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+    for ours, theirs in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_INDEX_URL", "UV_INDEX_URL"), ("PIP_FIND_LINKS", "UV_FIND_LINKS")):
+        if ours not in env and env.get(theirs):
+            env[ours] = env[theirs].rpartition("=")[2] if theirs == "UV_DEFAULT_INDEX" and "=http" in env[theirs] else env[theirs]
+    return env
+
+
+def _download_failure(pin: Pin, log: str) -> tuple[str, str]:
+    """What happened and what helps, from pip's output."""
+    if "DO NOT MATCH THE HASHES" in log:
+        found = re.search(r"Got\s+([0-9a-f]{64})", log)
+        return f"{pin.archive} has sha256 {found[1] if found else 'unknown'}, pinned is {pin.sha256}.", _WRONG_HASH
+    if "No space left on device" in log:
+        return f"The disk is full: {pin.archive} could not be stored.", "Free some space and run the same command again."
+    versions = re.search(r"from versions: (.+?)\)", log)
+    if versions and versions[1] != "none":
+        newest = ", ".join(versions[1].split(", ")[-5:])
+        return f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}."
+    last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
+    return (
+        f"{pin.archive} could not be fetched. pip said:\n{last}",
+        f"Check the network and pip's index settings (`pip config list`), or put the file into vendor/ by hand (sha256 {pin.sha256}).",
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def unpack(archive: Path, target: Path) -> int:
+    """Unpack an sdist's one top folder as `target` and return the newest time in it (seconds since 1970).
+
+    Takes plain files and folders only: an sdist needs no links or devices, and a path must stay inside.
+
+    Raises:
+        SourceError: a path that leads outside, a link, a device, more than one top folder, a bomb, or a damaged archive.
+    """
+    epoch, files, size = 0, 0, 0
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                path = _inside(member, archive)
+                if member.isdir() or path is None:
+                    continue
+                files, size = files + 1, size + member.size
+                if files > _MAX_FILES or size > _MAX_BYTES:
+                    raise _hostile(archive, f"unpacks to more than {_MAX_FILES:,} files or {_MAX_BYTES:,} bytes")
+                source = tar.extractfile(member)
+                assert source is not None
+                destination = target / path
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with destination.open("xb") as stream:
+                    shutil.copyfileobj(source, stream)
+                epoch = max(epoch, int(member.mtime))
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise SourceError(
+            f"{archive} is damaged ({error}).", "Remove the file; the next run fetches it again."
+        ) from error
+    except FileExistsError as error:
+        raise _hostile(archive, f"holds {error.filename} twice") from error
+    if not (target / "PKG-INFO").is_file():
+        raise _hostile(archive, "has no PKG-INFO: it is no sdist")
+    return epoch
+
+
+def _inside(member: tarfile.TarInfo, archive: Path) -> PurePosixPath | None:
+    """The member's path below the top folder (None for that folder itself)."""
+    path = PurePosixPath(member.name)
+    if not (member.isreg() or member.isdir()):
+        raise _hostile(archive, f"holds {member.name!r}, which is a link or a device")
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
+        raise _hostile(archive, f"holds {member.name!r}, which leads outside")
+    top = archive.name.removesuffix(".tar.gz")
+    if path.parts[:1] != (top,):
+        raise _hostile(archive, f"holds {member.name!r}, outside its top folder {top!r}")
+    return PurePosixPath(*path.parts[1:]) if len(path.parts) > 1 else None
+
+
+def _hostile(archive: Path, why: str) -> SourceError:
+    return SourceError(f"{archive} {why}.", "Do not use this file. Remove it, and check where your package index got it.")
+
+
+def package_files(tree: Path) -> Iterator[PurePosixPath]:
+    """Every file of upstream's Python package, relative to the tree (``llama_cpp/llama.py``)."""
+    for path in sorted((tree / "llama_cpp").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and path.relative_to(tree).parts[1] != "lib":
+            yield PurePosixPath(path.relative_to(tree).as_posix())

@@ -1,0 +1,305 @@
+"""Verify a finished wheel: what will be published, not what came before it. One :class:`Finding` for each thing that is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from email.message import Message
+from email.parser import BytesParser
+from pathlib import Path
+
+import msgspec
+from installer.sources import WheelFile
+from packaging.tags import Tag, parse_tag
+from packaging.utils import canonicalize_name
+
+from . import archive, elf, run, source
+from .errors import SourceError, WheelError
+
+#: Libraries that every Linux system with the wheel's glibc has (PEP 600). The C++ runtime is there for `--toolchain system`.
+SYSTEM_LIBRARIES = frozenset(
+    "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 ld-linux-x86-64.so.2 libstdc++.so.6 libgcc_s.so.1".split()
+)
+_ALLOWED_RPATHS = frozenset({"$ORIGIN"})
+# Folders in which people and services build. An absolute path below one of them has no business in a library.
+_BUILD_PATH = re.compile(rb"/(?:home|root|Users|builds?|runner|workspace|private|var/folders)/[\w.+-]+/[\x21-\x7e]*")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong: the file (in the wheel, or the wheel), the fact, and what to do."""
+
+    file: str
+    fact: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.fact}. {self.remedy}"
+
+
+class Wheel(msgspec.Struct, frozen=True):
+    """A wheel in memory: its path, its files, the name of its dist-info folder, and its libraries."""
+
+    path: Path
+    files: dict[str, bytes]
+    info: str
+    libraries: dict[str, elf.Library]
+
+    def header(self, name: str) -> Message:
+        """METADATA or WHEEL as a message; empty where it is missing."""
+        return BytesParser().parsebytes(self.files.get(f"{self.info}/{name}", b""))
+
+
+def verify(path: Path, tree: Path | None = source.TREE) -> list[Finding]:
+    """Everything that is wrong with the wheel at `path`; an empty list for one that may be published.
+
+    With `tree`, the unpacked upstream of the same version, also that none of its files is missing.
+
+    Raises:
+        WheelError: it cannot be read as a wheel at all.
+    """
+    archive.parse_name(path)
+    files = archive.contents(path)
+    with archive.open_wheel(path) as opened:
+        info = archive.dist_info(opened)
+    libraries: dict[str, elf.Library] = {}
+    findings: list[Finding] = []
+    for name, content in files.items():
+        if elf.is_elf(content):
+            try:
+                libraries[name] = elf.read(content)
+            except ValueError as error:
+                findings.append(Finding(name, f"damaged ELF file ({error})", "Build the wheel again."))
+    wheel = Wheel(path, files, info, libraries)
+    for check in CHECKS:
+        findings += check(wheel)
+    if tree is not None:
+        findings += missing_files(wheel, tree)
+    return findings
+
+
+def record(wheel: Wheel) -> Iterator[Finding]:
+    """RECORD lists every file with its true hash and size (PEP 376, PEP 427)."""
+    remedy = "The file was changed after it was built: build it again."
+    try:
+        with WheelFile.open(wheel.path) as opened:
+            opened.validate_record(validate_contents=True)
+    except (ValueError, KeyError, AssertionError) as error:
+        for issue in getattr(error, "issues", [f"RECORD cannot be read ({error})"]):
+            yield Finding(wheel.path.name, str(issue).rstrip("."), remedy)
+
+
+def names(wheel: Wheel) -> Iterator[Finding]:
+    """The file name, METADATA and WHEEL agree in name, version, build number and tags, and the wheel is ours."""
+    name, version, build, tags = archive.parse_name(wheel.path)
+    metadata, header = wheel.header("METADATA"), wheel.header("WHEEL")
+    remedy = "Build it again; a wheel cannot be renamed by hand."
+    if name != "llama-cpp-python":
+        yield Finding(wheel.path.name, f"is a wheel of {name}, not ours", "Give a wheel of llama-cpp-python.")
+    if canonicalize_name(metadata["Name"] or "") != name:
+        yield Finding(f"{wheel.info}/METADATA", f"Name is {metadata['Name']}, the file name says {name}", remedy)
+    if metadata["Version"] != str(version):
+        yield Finding(f"{wheel.info}/METADATA", f"Version is {metadata['Version']}, the file name says {version}", remedy)
+    inside: set[Tag] = set()
+    for text in header.get_all("Tag") or []:
+        inside |= parse_tag(text)
+    if inside != set(tags):
+        says = ", ".join(sorted(map(str, inside))) or "none"
+        yield Finding(f"{wheel.info}/WHEEL", f"tags are {says}, the file name says {', '.join(sorted(map(str, tags)))}", remedy)
+    number = "".join(str(part) for part in build)
+    if (header["Build"] or "") != number:
+        yield Finding(f"{wheel.info}/WHEEL", f"Build is {header['Build']}, the file name says {number or 'none'}", remedy)
+    if wheel.libraries and header["Root-Is-Purelib"] != "false":
+        yield Finding(f"{wheel.info}/WHEEL", "Root-Is-Purelib is not false, but there are libraries", remedy)
+
+
+def tag(wheel: Wheel) -> Iterator[Finding]:
+    """The platform tag is not lower than what auditwheel's own analysis finds."""
+    *_, tags = archive.parse_name(wheel.path)
+    platforms = sorted(tag.platform for tag in tags)
+    if not all(platform.startswith("manylinux_") for platform in platforms):
+        yield Finding(
+            wheel.path.name, f"platform is {', '.join(platforms)}, which no index takes", "Repair it: build it again with nox."
+        )
+        return
+    text = run.output([sys.executable, "-m", "auditwheel", "show", "--json", wheel.path], env=run.environment())
+    try:
+        report = json.loads(text[text.index("{") :])
+        found = next(str(report[key]) for key in ("overall", "overall_tag", "tag") if key in report)
+    except (ValueError, StopIteration):
+        yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {text.strip()[-300:]}", "Build it again.")
+        return
+    for platform in platforms:
+        if _glibc(found) is None or (_glibc(platform) or (0, 0)) < (_glibc(found) or (0, 0)):
+            yield Finding(
+                wheel.path.name,
+                f"claims {platform}, but auditwheel finds {found}",
+                f"See which symbols: `python -m auditwheel show {wheel.path}`.",
+            )
+
+
+def _glibc(platform: str) -> tuple[int, int] | None:
+    match = re.match(r"manylinux_(\d+)_(\d+)_", platform)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def needed(wheel: Wheel) -> Iterator[Finding]:
+    """Every NEEDED entry lies beside the library or belongs to the system; RPATHs lead nowhere else."""
+    for name, library in wheel.libraries.items():
+        folder = name.rpartition("/")[0]
+        for entry in library.needed:
+            if f"{folder}/{entry}" not in wheel.files and entry not in SYSTEM_LIBRARIES:
+                yield Finding(name, f"needs {entry}, which is neither in the wheel nor part of every system", "Repair or link it.")
+        for path in library.rpath:
+            if path not in _ALLOWED_RPATHS:
+                yield Finding(name, f"RPATH holds {path}", f"Allowed: {', '.join(sorted(_ALLOWED_RPATHS))}.")
+
+
+def hardened(wheel: Wheel) -> Iterator[Finding]:
+    """No text relocations, no executable stack, no symbol table."""
+    for name, library in wheel.libraries.items():
+        if library.text_relocations:
+            yield Finding(name, "has text relocations", "Compile it with -fPIC.")
+        if library.executable_stack:
+            yield Finding(name, "wants an executable stack", "Link it with -Wl,-z,noexecstack.")
+        if not library.stripped:
+            yield Finding(name, "still has its symbol table", "Link it with -Wl,-s.")
+
+
+def build_paths(wheel: Wheel) -> Iterator[Finding]:
+    """No path of the machine that built it in a library."""
+    here = str(source.ROOT).encode()
+    for name in wheel.libraries:
+        content = wheel.files[name]
+        found = here if here in content else next((match[0] for match in _BUILD_PATH.finditer(content)), None)
+        if found:
+            text = found[:80].decode("ascii", "replace")
+            yield Finding(name, f"holds the build path {text!r}", "Compile it with -ffile-prefix-map (CMakeLists.txt).")
+
+
+def duplicates(wheel: Wheel) -> Iterator[Finding]:
+    """No library twice: neither the same bytes under two names, nor one SONAME in two files."""
+    for what, key in (("bytes", _digest), ("SONAME", _soname)):
+        seen: dict[str, str] = {}
+        for name in wheel.libraries:
+            value = key(wheel, name)
+            if value and (twin := seen.setdefault(value, name)) != name:
+                yield Finding(name, f"has the same {what} as {twin}", "Set CMAKE_PLATFORM_NO_VERSIONED_SONAME; install it once.")
+
+
+def _digest(wheel: Wheel, name: str) -> str | None:
+    return hashlib.sha256(wheel.files[name]).hexdigest()
+
+
+def _soname(wheel: Wheel, name: str) -> str | None:
+    return wheel.libraries[name].soname
+
+
+def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
+    """The plugins that core.json names are there, and the core's SONAMEs carry its fingerprint."""
+    name = "llama_cpp/lib/core.json"
+    try:
+        core = json.loads(wheel.files[name])
+        plugins, fingerprint = list(core["plugins"]), str(core["fingerprint"])
+    except (KeyError, ValueError):
+        yield Finding(name, "is missing or damaged", "Build the wheel again.")
+        return
+    for library in [*plugins, f"ggml-base-{fingerprint}", f"ggml-{fingerprint}", f"llama-{fingerprint}", "llama", "ggml", "mtmd"]:
+        if f"llama_cpp/lib/lib{library}.so" not in wheel.libraries:
+            yield Finding(wheel.path.name, f"lacks llama_cpp/lib/lib{library}.so", "Build the wheel again.")
+
+
+def documents(wheel: Wheel) -> Iterator[Finding]:
+    """Licences (of upstream and llama.cpp) and a software bill of materials that names llama.cpp (PEP 770) are there."""
+    for name in ("licenses/llama-cpp-python/LICENSE.md", "licenses/llama.cpp/LICENSE"):
+        if not wheel.files.get(f"{wheel.info}/{name}"):
+            yield Finding(wheel.path.name, f"lacks {wheel.info}/{name}", "Build the wheel again.")
+    boms = [content for name, content in wheel.files.items() if name.startswith(f"{wheel.info}/sboms/")]
+    if not any(b'"llama.cpp"' in bom for bom in boms):
+        yield Finding(wheel.path.name, "has no bill of materials that names llama.cpp", "Build the wheel again.")
+
+
+def twine(wheel: Wheel) -> Iterator[Finding]:
+    """`twine check --strict` passes: an index will take it and can render its description."""
+    code, text = _tool("twine", "check", "--strict", wheel.path)
+    if code:
+        for fact in re.findall(r"(?:ERROR|WARNING)\s+(.+)", text) or [text.strip()[-300:]]:
+            yield Finding(wheel.path.name, f"twine: {fact.strip().rstrip('.')}", "Correct the metadata.")
+
+
+def check_wheel_contents(wheel: Wheel) -> Iterator[Finding]:
+    """`check-wheel-contents` passes, but for W004 ("not importable") on our libraries: they are opened, not imported."""
+    code, text = _tool("check_wheel_contents", "--no-config", wheel.path)
+    if code:
+        complaints = re.findall(r": (W\d+): (.+)\n((?:  .+\n?)*)", text)
+        for number, fact, files in complaints or [("", text.strip()[-300:], "")]:
+            named = [name for name in files.split() if not (number == "W004" and name in wheel.libraries)]
+            if named or not files:
+                what = f"check-wheel-contents: {number} {fact.rstrip(':')} {', '.join(named[:5])}"
+                yield Finding(wheel.path.name, what.strip(), "Remove or rename what it names.")
+
+
+def _tool(module: str, *arguments: str | Path) -> tuple[int, str]:
+    """Exit code and output of a Python tool that reads a wheel."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        code = _quietly([sys.executable, "-m", module, *arguments], log)
+        _, _, text = log.read_text(encoding="utf-8", errors="replace").partition("\n")  # the command
+    return code, text
+
+
+def _quietly(arguments: list[str | Path], log: Path) -> int:
+    was, run.console.quiet = run.console.quiet, True
+    try:
+        return run.command(arguments, log=log, env=run.environment(NO_COLOR="1", COLUMNS="500"), check=False)
+    finally:
+        run.console.quiet = was
+
+
+def missing_files(wheel: Wheel, tree: Path) -> Iterator[Finding]:
+    """No file of upstream's package is missing, and none differs but ``__init__.py`` by its one line."""
+    pin = source.read_pin()
+    if wheel.header("METADATA")["Version"] != pin.version:
+        run.console.print(f"{wheel.path.name}: not of the pinned version {pin.version}, so not compared with upstream's files")
+        return
+    try:
+        source.read_tree(pin, tree)
+    except SourceError as error:
+        run.console.print(f"{wheel.path.name}: not compared with upstream's files. {error.what} {error.remedy}")
+        return
+    for path in source.package_files(tree):
+        theirs = (tree / path).read_bytes()
+        ours = wheel.files.get(str(path))
+        if ours is None:
+            yield Finding(wheel.path.name, f"lacks upstream's {path}", "Build the wheel again.")
+        elif path.name == "__init__.py" and len(path.parts) == 2:
+            first, _, rest = ours.partition(b"\n")
+            if rest != theirs or b"_backends" not in first:
+                yield Finding(str(path), "is not upstream's with our import before it", "Build the wheel again.")
+        elif ours != theirs:
+            yield Finding(str(path), "differs from upstream's", "Build the wheel again.")
+
+
+CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
+    record, names, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents, twine, check_wheel_contents,
+)  # fmt: skip
+
+
+def require(path: Path, tree: Path | None = source.TREE) -> None:
+    """Verify, and let a wheel with findings go no further.
+
+    Raises:
+        WheelError: with every finding, one a line.
+    """
+    if findings := verify(path, tree):
+        lines = "\n".join(f"  {finding}" for finding in findings)
+        raise WheelError(f"{path.name} does not pass verification:\n{lines}", "Nothing was put into dist/.")
+
+
+def summary(findings: Mapping[Path, list[Finding]]) -> str:
+    """``2 wheels verified, 1 finding``."""
+    total = sum(len(rows) for rows in findings.values())
+    return f"{len(findings)} wheel{'s' * (len(findings) != 1)} verified, {total} finding{'s' * (total != 1)}"
