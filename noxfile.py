@@ -35,8 +35,8 @@ def asked(arguments: list[str]) -> list[str]:
     """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
     words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
     options_with_value = {"--toolchain", "--jobs", "--build-number", "--installer", "--wheel"}
-    names = [word for before, word in zip(["", *words], words) if word[0:1] != "-" and before not in options_with_value]
-    return names or VARIANTS
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if not word.startswith("-") and before not in options_with_value] or VARIANTS
 
 
 def options(session: nox.Session) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import llama_cpp
 from llama_cpp import _backends
@@ -31,11 +31,11 @@ _VARIABLES = (
 )
 
 
-def _distribution() -> Dict[str, Any]:
+def _distribution() -> dict[str, Any]:
     """Version, wheel tags, variant label and properties of the installed distribution, as far as it is installed as one."""
     from importlib import metadata
 
-    found: Dict[str, Any] = {"version": llama_cpp.__version__, "tags": [], "build": None, "variant": None}
+    found: dict[str, Any] = {"version": llama_cpp.__version__, "tags": [], "build": None, "variant": None}
     try:
         distribution = metadata.distribution("llama_cpp_python")
     except metadata.PackageNotFoundError:
@@ -54,15 +54,15 @@ def _distribution() -> Dict[str, Any]:
     return found
 
 
-def _core(lib_dir: Any) -> Dict[str, Any]:
+def _core(lib_dir: Any) -> dict[str, Any]:
     try:
-        core: Dict[str, Any] = json.loads((lib_dir / "core.json").read_text(encoding="utf-8"))
+        core: dict[str, Any] = json.loads((lib_dir / "core.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         core = {"fingerprint": None, "error": str(error)}
     return core
 
 
-def _devices(ggml: ctypes.CDLL) -> List[Dict[str, Any]]:
+def _devices(ggml: ctypes.CDLL) -> list[dict[str, Any]]:
     """Every device of every loaded plugin; memory in bytes (ggml/include/ggml-backend.h)."""
     pointer = ctypes.c_void_p
     for name, restype, argtypes in (
@@ -96,7 +96,7 @@ class _Feature(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("value", ctypes.c_char_p)]
 
 
-def _features(ggml: ctypes.CDLL) -> List[str]:
+def _features(ggml: ctypes.CDLL) -> list[str]:
     """Instruction sets and options that the loaded CPU plugin was built to use (ggml_backend_get_features)."""
     pointer = ctypes.c_void_p
     ggml.ggml_backend_reg_by_name.restype, ggml.ggml_backend_reg_by_name.argtypes = pointer, [ctypes.c_char_p]
@@ -115,14 +115,14 @@ def _features(ggml: ctypes.CDLL) -> List[str]:
     return names
 
 
-def report() -> Dict[str, Any]:
+def report() -> dict[str, Any]:
     """Everything a bug report needs, as plain data (bytes for memory sizes)."""
     state = _backends.state
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report itself tells what was not loaded
         state.ask(gpu=True)
     ggml = state.ggml
-    cpu: Optional[str] = next((p.name for p in state.cpu if p.state == _backends.LOADED), None)
+    cpu: str | None = next((p.name for p in state.cpu if p.state == _backends.LOADED), None)
     return {
         "llama_cpp_python": _distribution(),
         "core": _core(state.lib_dir),
@@ -132,17 +132,17 @@ def report() -> Dict[str, Any]:
         "unknown_backends": state.unknown_names(),
         "libraries": {"folder": str(state.lib_dir), "files": sorted(p.name for p in state.lib_dir.iterdir())},
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "python": "{} {} {}".format(platform.python_implementation(), platform.python_version(), sys.executable),
+        "python": f"{platform.python_implementation()} {platform.python_version()} {sys.executable}",
         "platform": "{} ({})".format(platform.platform(), " ".join(platform.libc_ver()).strip() or "libc unknown"),
     }
 
 
-def _print(facts: Dict[str, Any]) -> None:
+def _print(facts: dict[str, Any]) -> None:
     distribution, core = facts["llama_cpp_python"], facts["core"]
     variant = distribution["variant"]
 
     def row(name: str, value: Any) -> None:
-        print("{:<16} {}".format(name, value))
+        print(f"{name:<16} {value}")
 
     row("llama-cpp-python", distribution["version"] + (" build " + distribution["build"] if distribution["build"] else ""))
     row("wheel", ", ".join(distribution["tags"]) or "not installed from a wheel")
@@ -157,9 +157,9 @@ def _print(facts: Dict[str, Any]) -> None:
     row("Python", facts["python"])
     row("platform", facts["platform"])
     for name, value in facts["environment"].items():
-        row("", "{}={}".format(name, value))
+        row("", f"{name}={value}")
     for name in facts["unknown_backends"]:
-        row("", "{} names {!r}, which this wheel does not have".format(_backends.BACKENDS_VARIABLE, name))
+        row("", f"{_backends.BACKENDS_VARIABLE} names {name!r}, which this wheel does not have")
     print("\nDevices")
     for device in facts["devices"]:
         memory = "{:.1f} of {:.1f} GiB free".format(device["memory_free"] / 2**30, device["memory_total"] / 2**30)

@@ -24,7 +24,7 @@ import pathlib
 import sys
 import threading
 import warnings
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Iterator
 
 from . import _ctypes_extensions as _upstream
 
@@ -80,13 +80,13 @@ class Plugin:
         self.path = path
         self.state = state
         self.reason = reason
-        self.score: Optional[int] = None  # of a CPU plugin; 0 means that this processor cannot run it
+        self.score: int | None = None  # of a CPU plugin; 0 means that this processor cannot run it
 
     def settle(self, state: str, reason: str = "") -> None:
         self.state, self.reason = state, reason
 
-    def as_dict(self) -> Dict[str, Any]:
-        row: Dict[str, Any] = {"name": self.name, "state": self.state, "path": str(self.path)}
+    def as_dict(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"name": self.name, "state": self.state, "path": str(self.path)}
         if self.score is not None:
             row["score"] = self.score
         if self.reason:
@@ -99,17 +99,18 @@ def _lib_dir() -> pathlib.Path:
     return pathlib.Path(override) if override else pathlib.Path(os.path.abspath(os.path.dirname(__file__))) / "lib"
 
 
-def _wanted() -> Optional[List[str]]:
+def _wanted() -> list[str] | None:
     """The names in ``LLAMA_CPP_BACKENDS`` (comma separated), or None where the user leaves the choice to us."""
     names = [name.strip().lower() for name in os.environ.get(BACKENDS_VARIABLE, "").split(",")]
     return [name for name in names if name] or None
 
 
-def _find(lib_dir: pathlib.Path) -> Tuple[List[Plugin], List[Plugin]]:
+def _find(lib_dir: pathlib.Path) -> tuple[list[Plugin], list[Plugin]]:
     """CPU plugins and the others in `lib_dir`, by name. The core's own libggml-*.so are no plugins."""
     stem = _PREFIX + "ggml-"
     files = {p.name[len(stem) : -len(_SUFFIX)]: p for p in sorted(lib_dir.glob(stem + "*" + _SUFFIX))}
-    cpu, others = [], []
+    cpu: list[Plugin] = []
+    others: list[Plugin] = []
     for name, path in files.items():
         if name == "base" or name.startswith("base-") or ("base-" + name) in files:
             continue  # libggml-base-<fingerprint> and libggml-<fingerprint>
@@ -120,7 +121,7 @@ def _find(lib_dir: pathlib.Path) -> Tuple[List[Plugin], List[Plugin]]:
 def _close(library: ctypes.CDLL) -> None:
     import _ctypes
 
-    close = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")
+    close = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary  # type: ignore[attr-defined]
     close(library._handle)
 
 
@@ -130,7 +131,7 @@ class _Backends:
     def __init__(self) -> None:
         self.lib_dir = _lib_dir()
         self.wanted = _wanted()
-        self.out_of_tree: Optional[Plugin] = None
+        self.out_of_tree: Plugin | None = None
         self.lock = threading.RLock()
         self.gpu_asked = False
         self.warned = False
@@ -144,10 +145,10 @@ class _Backends:
                 plugin.settle(SKIPPED, "not in {}={}".format(BACKENDS_VARIABLE, ",".join(self.wanted)))
 
     @property
-    def plugins(self) -> List[Plugin]:
+    def plugins(self) -> list[Plugin]:
         return self.cpu + self.gpu + ([self.out_of_tree] if self.out_of_tree else [])
 
-    def unknown_names(self) -> List[str]:
+    def unknown_names(self) -> list[str]:
         """Names in ``LLAMA_CPP_BACKENDS`` that no plugin of this wheel has."""
         known = {plugin.name for plugin in self.cpu + self.gpu} | {"cpu"}
         return [name for name in self.wanted or [] if name not in known]
@@ -181,9 +182,9 @@ class _Backends:
             if self._load(plugin):
                 for other in usable:
                     if other.state == WAITING:
-                        other.settle(SKIPPED, "{} suits this processor better".format(plugin.name))
+                        other.settle(SKIPPED, f"{plugin.name} suits this processor better")
                 return
-        found = "\n".join("  {}: {}".format(p.path, p.reason) for p in self.cpu) or "  (none found)"
+        found = "\n".join(f"  {p.path}: {p.reason}" for p in self.cpu) or "  (none found)"
         raise ImportError(
             "llama_cpp has no CPU plugin that this processor can run. Tried in {}:\n{}\n{}".format(
                 self.lib_dir,
@@ -212,7 +213,7 @@ class _Backends:
                 self.out_of_tree = Plugin(OUT_OF_TREE_VARIABLE, pathlib.Path(path))
                 if not self._load(self.out_of_tree):
                     warnings.warn(
-                        "{}={} was not loaded: {}".format(OUT_OF_TREE_VARIABLE, path, self.out_of_tree.reason),
+                        f"{OUT_OF_TREE_VARIABLE}={path} was not loaded: {self.out_of_tree.reason}",
                         RuntimeWarning,
                         stacklevel=4,
                     )
@@ -226,16 +227,16 @@ class _Backends:
                 self.warned = True
                 warnings.warn(
                     "layers were to go to a GPU, but {}; they stay on the CPU. `python -m llama_cpp` tells more.".format(
-                        "; ".join("the {} plugin was not loaded ({})".format(p.name, p.reason) for p in failed)
+                        "; ".join(f"the {p.name} plugin was not loaded ({p.reason})" for p in failed)
                     ),
                     RuntimeWarning,
                     stacklevel=4,
                 )
 
     @contextlib.contextmanager
-    def _captured_log(self) -> Iterator[List[str]]:
+    def _captured_log(self) -> Iterator[list[str]]:
         """ggml's messages meanwhile, instead of stderr: they are the only place where a load error is told."""
-        lines: List[str] = []
+        lines: list[str] = []
 
         def collect(level: int, text: bytes, data: Any) -> None:
             lines.append(text.decode("utf-8", "replace"))
@@ -252,8 +253,8 @@ class _Backends:
 
 def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
     """libggml, with the argument types of what is called here (ggml/include/ggml-backend.h, ggml.h)."""
-    ggml = _upstream_load("ggml", lib_dir)
-    signatures: Dict[str, Tuple[Any, List[Any]]] = {
+    ggml: ctypes.CDLL = _upstream_load("ggml", lib_dir)
+    signatures: dict[str, tuple[Any, list[Any]]] = {
         "ggml_backend_load": (ctypes.c_void_p, [ctypes.c_char_p]),
         "ggml_backend_reg_count": (ctypes.c_size_t, []),
         "ggml_log_get": (None, [ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)]),
@@ -268,7 +269,7 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
 # -- the hook into upstream's bindings --------------------------------------------------------------------------------------
 
 
-def _wants_gpu(arguments: Tuple[Any, ...]) -> bool:
+def _wants_gpu(arguments: tuple[Any, ...]) -> bool:
     """Do these arguments ask for a GPU? Looks for upstream's fields `n_gpu_layers` (negative: all) and `use_gpu`."""
     for argument in arguments:
         target = getattr(argument, "_obj", argument)  # byref(x)
@@ -308,7 +309,7 @@ def _hook(library: ctypes.CDLL) -> None:
 
 def _load_shared_library(lib_base_name: str, base_path: pathlib.Path) -> ctypes.CDLL:
     """Upstream's function of this name; from our folder where upstream looks into one that is not there (editable installs)."""
-    library = _upstream_load(lib_base_name, base_path if base_path.is_dir() else state.lib_dir)
+    library: ctypes.CDLL = _upstream_load(lib_base_name, base_path if base_path.is_dir() else state.lib_dir)
     _hook(library)
     return library
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from . import build, matrix, run, smoke, source, toolchain, verify
 from .errors import DiskError, VariantsError
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(error: VariantsError) -> int:
-    run.console.print(f"\n[bold red]error:[/] {run.escape(error.what)}\n{run.escape(error.remedy)}")
+    run.console.print(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}")
     return error.exit_code
 
 

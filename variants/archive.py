@@ -43,7 +43,9 @@ def open_wheel(wheel: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(wheel)
     except (OSError, zipfile.BadZipFile) as error:
-        raise WheelError(f"{wheel} cannot be read as a wheel: {error}.", "Check the path; build or download the file again.") from error
+        raise WheelError(
+            f"{wheel} cannot be read as a wheel: {error}.", "Check the path; build or download the file again."
+        ) from error
 
 
 def dist_info(archive: zipfile.ZipFile) -> str:

@@ -20,7 +20,9 @@ from .source import Upstream
 from .toolchain import Toolchain
 
 
-def assemble(core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: Toolchain, build_number: int | None, epoch: int) -> Path:
+def assemble(
+    core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: Toolchain, build_number: int | None, epoch: int
+) -> Path:
     """Write the raw wheel for `core_wheel` into `target_dir` and return its path.
 
     A build number (PEP 427) makes installers prefer this file to another of the same version.
@@ -57,7 +59,10 @@ def licences(upstream: Upstream, toolchain: Toolchain) -> dict[str, bytes]:
         WheelError: llama-cpp-python's or llama.cpp's is not where it always was.
     """
     llama_cpp = upstream.tree / "vendor" / "llama.cpp"
-    found: dict[str, Path] = {"llama-cpp-python/LICENSE.md": upstream.tree / "LICENSE.md", "llama.cpp/LICENSE": llama_cpp / "LICENSE"}
+    found: dict[str, Path] = {
+        "llama-cpp-python/LICENSE.md": upstream.tree / "LICENSE.md",
+        "llama.cpp/LICENSE": llama_cpp / "LICENSE",
+    }
     for name, path in found.items():
         if not path.is_file():
             raise WheelError(f"Upstream has no {path} any more, which {name} is taken from.", "Adapt variants/assemble.py.")

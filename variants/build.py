@@ -138,11 +138,16 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
         ("vendor", f"{pin.archive} {fetched} ({_short(source.TREE)})"),
         ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {_short(build_dir)}:\n      {command}"),
         ("assemble", f"add licences and bill of materials{number} -> {_short(build_dir / 'raw')}"),
-        ("repair", f"auditwheel, for {tools.manylinux or 'the lowest manylinux tag that is true'} -> {_short(build_dir / 'repaired')}"),
+        (
+            "repair",
+            f"auditwheel, for {tools.manylinux or 'the lowest manylinux tag that is true'} -> {_short(build_dir / 'repaired')}",
+        ),
         ("verify", "; ".join((check.__doc__ or "").split(".")[0].split(":")[0] for check in verify.CHECKS)),
         ("publish", f"rename into {_short(DIST)}"),
     ]
-    run.console.print(f"[bold]{variant.name}[/] for {platform}" + (", after removing " + _short(build_dir) if options.clean else ""))
+    run.console.print(
+        f"[bold]{variant.name}[/] for {platform}" + (", after removing " + _short(build_dir) if options.clean else "")
+    )
     for number_, (name, text) in enumerate(rows, 1):
         run.console.print(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}")
 
@@ -152,15 +157,16 @@ def _short(path: Path) -> str:
 
 
 def _print_table(built: Sequence[Built]) -> None:
-    if not built:
-        return
-    table = Table("wheel", "tag", "size", "steps", box=None, padding=(0, 2, 0, 0), title_justify="left")
     for row in built:
         *_, tags = archive.parse_name(row.wheel)
-        seconds = ", ".join(f"{name} {run.duration(took)}" for name, took in row.steps)
-        size = f"{row.wheel.stat().st_size / 1e6:.1f} MB"
-        table.add_row(_short(row.wheel), "\n".join(sorted(t.platform for t in tags)), size, seconds)
-    run.console.print(table)
+        table = Table.grid(padding=(0, 2))
+        table.add_row("file", str(_short(row.wheel)))
+        table.add_row("tag", ", ".join(sorted(str(tag) for tag in tags)))
+        table.add_row("size", f"{row.wheel.stat().st_size / 1e6:.1f} MB")
+        table.add_row("seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in row.steps))
+        if row.cache:
+            table.add_row("cache", row.cache)
+        run.console.print(f"\n[bold]{row.variant}[/]", table)
 
 
 def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
@@ -204,5 +210,3 @@ def stale(wheel: Path) -> str | None:
         if files.get(f"llama_cpp/{name}") != (ROOT / "llama_cpp" / name).read_bytes():
             return f"llama_cpp/{name} has changed since"
     return None
-
-

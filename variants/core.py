@@ -48,9 +48,7 @@ def wheel_command(defines: list[str], build_dir: Path, target: Path) -> list[str
     ]  # fmt: skip
 
 
-def build(
-    upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int, log: Path, build_dir: Path
-) -> Path:
+def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int, log: Path, build_dir: Path) -> Path:
     """Compile the core in `build_dir` (only what has changed) and return its wheel, not yet repaired, in `build_dir`/wheel.
 
     Raises:
@@ -70,5 +68,3 @@ def build(
     if len(wheels) != 1:
         raise CommandError(f"The build ended well but left {len(wheels)} wheels in {target}.", f"See {log}.")
     return wheels[0]
-
-

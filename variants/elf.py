@@ -6,6 +6,7 @@ import io
 
 import msgspec
 from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 
 
@@ -38,17 +39,17 @@ def read(content: bytes) -> Library:
     text_relocations = False
     try:
         elf = ELFFile(io.BytesIO(content))
-        dynamic = next((s for s in elf.iter_segments() if s.header.p_type == "PT_DYNAMIC"), None)
+        dynamic = next((s for s in elf.iter_segments() if isinstance(s, DynamicSegment)), None)
         for tag in dynamic.iter_tags() if dynamic else ():
             match tag.entry.d_tag:
                 case "DT_SONAME":
-                    soname = tag.soname
+                    soname = str(tag.soname)  # type: ignore[attr-defined]
                 case "DT_NEEDED":
-                    needed.append(tag.needed)
+                    needed.append(str(tag.needed))  # type: ignore[attr-defined]
                 case "DT_RPATH":
-                    rpath += tag.rpath.split(":")
+                    rpath += str(tag.rpath).split(":")  # type: ignore[attr-defined]
                 case "DT_RUNPATH":
-                    rpath += tag.runpath.split(":")
+                    rpath += str(tag.runpath).split(":")  # type: ignore[attr-defined]
                 case "DT_TEXTREL":
                     text_relocations = True
                 case "DT_FLAGS":

@@ -102,6 +102,7 @@ def command(
         status = stack.enter_context(console.status("")) if console.is_terminal else None
         stack.callback(_end, process)
         assert process.stdout is not None
+        stack.callback(process.stdout.close)
         for line in process.stdout:
             file.write(line)
             tail.append(line.decode("utf-8", "replace").rstrip())

@@ -190,7 +190,11 @@ _WRONG_HASH = (
 def _pip_environment() -> dict[str, str]:
     """The environment for pip; who has told only uv where the index is, has told pip as well."""
     env = run.environment(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
-    for ours, theirs in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_INDEX_URL", "UV_INDEX_URL"), ("PIP_FIND_LINKS", "UV_FIND_LINKS")):
+    for ours, theirs in (
+        ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
+        ("PIP_INDEX_URL", "UV_INDEX_URL"),
+        ("PIP_FIND_LINKS", "UV_FIND_LINKS"),
+    ):
         if ours not in env and env.get(theirs):
             env[ours] = env[theirs].rpartition("=")[2] if theirs == "UV_DEFAULT_INDEX" and "=http" in env[theirs] else env[theirs]
     return env
@@ -210,7 +214,8 @@ def _download_failure(pin: Pin, log: str) -> tuple[str, str]:
     last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
     return (
         f"{pin.archive} could not be fetched. pip said:\n{last}",
-        f"Check the network and pip's index settings (`pip config list`), or put the file into vendor/ by hand (sha256 {pin.sha256}).",
+        f"Check the network and pip's index settings (`pip config list`), or put the file\n"
+        f"into vendor/ by hand (sha256 {pin.sha256}).",
     )
 
 
@@ -229,7 +234,7 @@ def unpack(archive: Path, target: Path) -> int:
     """
     epoch, files, size = 0, 0, 0
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with gzip.open(archive) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
             for member in tar:
                 path = _inside(member, archive)
                 if member.isdir() or path is None:
@@ -244,10 +249,10 @@ def unpack(archive: Path, target: Path) -> int:
                 with destination.open("xb") as stream:
                     shutil.copyfileobj(source, stream)
                 epoch = max(epoch, int(member.mtime))
+            while plain.read(1 << 20):  # to the end, where gzip keeps its checksum
+                pass
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise SourceError(
-            f"{archive} is damaged ({error}).", "Remove the file; the next run fetches it again."
-        ) from error
+        raise SourceError(f"{archive} is damaged ({error}).", "Remove the file; the next run fetches it again.") from error
     except FileExistsError as error:
         raise _hostile(archive, f"holds {error.filename} twice") from error
     if not (target / "PKG-INFO").is_file():

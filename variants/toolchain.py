@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import msgspec
 
 from . import run
 from .errors import ToolchainError
+from .source import ROOT
 
 KINDS = ("zig", "system")
 
@@ -61,7 +63,8 @@ def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
         import ziglang
     except ImportError as error:
         raise ToolchainError(
-            "The zig toolchain is not in this environment.", "Run through nox, or `pip install ziglang`; or pass --toolchain system."
+            "The zig toolchain is not in this environment.",
+            "Run through nox, or `pip install ziglang`; or pass --toolchain system.",
         ) from error
     home = Path(ziglang.__file__).parent
     version = run.output([sys.executable, "-m", "ziglang", "version"]).strip()
@@ -69,8 +72,7 @@ def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
     folder = build_dir / f"zig-{version}-{target}"
     zig = home / "zig"
     for tool, words in {"cc": f"cc -target {target}", "c++": f"c++ -target {target}", "ar": "ar", "ranlib": "ranlib"}.items():
-        # The version stands in the script because a compiler cache may look no further than this file.
-        text = f"#!/bin/sh\n# zig {version}\nexec '{str(zig).replace(chr(39), chr(39) + chr(92) + chr(39) * 2)}' {words} \"$@\"\n"
+        text = f"#!/bin/sh\n# zig {version}\nexec {shlex.quote(str(zig))} {words} \"$@\"\n"
         script = folder / tool
         if write and (not script.is_file() or script.read_text(encoding="utf-8") != text):
             with run.replacing(script) as part:
@@ -85,7 +87,7 @@ def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
             f"-DCMAKE_C_COMPILER={folder / 'cc'}", f"-DCMAKE_CXX_COMPILER={folder / 'c++'}",
             f"-DCMAKE_AR={folder / 'ar'}", f"-DCMAKE_RANLIB={folder / 'ranlib'}", *_launcher(cache),
         ),
-        environment={"CCACHE_COMPILERTYPE": "clang", "CCACHE_COMPILERCHECK": "content"} if cache else {},
+        environment={"CCACHE_COMPILERTYPE": "clang", "CCACHE_COMPILERCHECK": f"string:zig {version} {target}"} if cache else {},
         manylinux=f"manylinux_{_GLIBC.replace('.', '_')}_x86_64",
         cache=cache.name if cache else None,
         linked=runtime,
@@ -146,4 +148,6 @@ def _dotted(version: tuple[int, ...]) -> str:
 def configured(environment: Mapping[str, str], toolchain: Toolchain) -> dict[str, str]:
     """`environment` as this toolchain wants it: no flags of the user's that would end up in a published wheel."""
     ignored = ("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_ARGS", "SKBUILD_CMAKE_ARGS", "CC", "CXX", "CMAKE_GENERATOR")
-    return {k: v for k, v in environment.items() if k not in ignored} | toolchain.environment
+    # A compiler cache may hit across checkouts: nothing of their paths is in what is compiled (CMakeLists.txt).
+    shared = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1", "SCCACHE_BASEDIRS": str(ROOT)} if toolchain.cache else {}
+    return {k: v for k, v in environment.items() if k not in ignored} | shared | toolchain.environment

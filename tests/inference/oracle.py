@@ -1,4 +1,4 @@
-"""The judge: a forward pass of the llama architecture in NumPy float64, over the same GGUF file, dequantised by the gguf package."""
+"""The judge: a forward pass of the llama architecture in NumPy float64, over the same GGUF file as the gguf package reads it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def prompt(length: int, seed: int = 1) -> list[int]:
 
 
 def load(path: Path, **settings: object) -> llama_cpp.Llama:
-    return llama_cpp.Llama(str(path), **{"n_ctx": 512, "n_threads": 2, "verbose": False, **settings})  # type: ignore[arg-type]
+    return llama_cpp.Llama(str(path), **{"n_ctx": 512, "n_threads": 2, "verbose": False, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +104,23 @@ def test_completion(llama: llama_cpp.Llama) -> None:
 def test_streaming(llama: llama_cpp.Llama) -> None:
     """The pieces of a stream are the text that comes without one."""
     settings = {"max_tokens": 16, "temperature": 0.0, "seed": 1}
-    whole = llama.create_completion("on the", **settings)  # type: ignore[arg-type]
-    stream = llama.create_completion("on the", stream=True, **settings)  # type: ignore[arg-type]
-    pieces = [chunk["choices"][0]["text"] for chunk in stream]  # type: ignore[index,union-attr]
+    whole = llama.create_completion("on the", **settings)
+    stream = llama.create_completion("on the", stream=True, **settings)
+    pieces = [chunk["choices"][0]["text"] for chunk in stream]
     assert len(pieces) > 2
-    assert "".join(pieces) == whole["choices"][0]["text"]  # type: ignore[index]
+    assert "".join(pieces) == whole["choices"][0]["text"]
 
 
 def test_chat_template(llama: llama_cpp.Llama) -> None:
     """A chat completion uses the template in the GGUF: it answers as a completion of the rendered text does."""
     assert llama.metadata["tokenizer.chat_template"] == CHAT_TEMPLATE
     messages = [{"role": "system", "content": "in"}, {"role": "user", "content": "the hat"}]
-    chat = llama.create_chat_completion(messages, max_tokens=8, temperature=0.0)  # type: ignore[arg-type]
+    chat = llama.create_chat_completion(messages, max_tokens=8, temperature=0.0)
     rendered = llama.tokenize(b"system: in\nuser: the hat\nassistant: ", add_bos=True, special=True)
     plain = llama.create_completion(rendered, max_tokens=8, temperature=0.0)
-    answer = chat["choices"][0]["message"]["content"]  # type: ignore[index]
-    assert answer == plain["choices"][0]["text"]  # type: ignore[index]
-    assert chat["usage"]["prompt_tokens"] == len(rendered)  # type: ignore[index]
+    answer = chat["choices"][0]["message"]["content"]
+    assert answer == plain["choices"][0]["text"]
+    assert chat["usage"]["prompt_tokens"] == len(rendered)
 
 
 def test_embeddings(gguf_file: Models) -> None:
@@ -133,7 +133,9 @@ def test_embeddings(gguf_file: Models) -> None:
     assert ours @ truth / np.linalg.norm(ours) / np.linalg.norm(truth) > 1 - 1e-6
 
 
-@pytest.mark.parametrize("text", ["the hat", "an end  with\ttabs\nand lines", "Grüße, 世界 🦙", "</s> is text here", "0123456789" * 20])
+@pytest.mark.parametrize(
+    "text", ["the hat", "an end  with\ttabs\nand lines", "Grüße, 世界 🦙", "</s> is text here", "0123456789" * 20]
+)
 def test_tokenizer_round_trip(llama: llama_cpp.Llama, text: str) -> None:
     tokens = llama.tokenize(text.encode(), add_bos=False)
     assert llama.detokenize(tokens).decode().removeprefix(" ") == text

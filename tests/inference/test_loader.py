@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import pytest
@@ -26,9 +27,7 @@ def generate(path):
 """
 
 
-def python(
-    script: str, *arguments: object, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def python(script: str, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a new interpreter; fails the test where it fails."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
@@ -38,17 +37,17 @@ def python(
     return done
 
 
-def report(**environment: str) -> dict[str, object]:
+def report(**environment: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "llama_cpp", "--json"], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    facts: dict[str, object] = json.loads(done.stdout)
+    facts: dict[str, Any] = json.loads(done.stdout)
     return facts
 
 
-def states(facts: dict[str, object]) -> dict[str, str]:
-    return {plugin["name"]: plugin["state"] for plugin in facts["plugins"]}  # type: ignore[attr-defined]
+def states(facts: dict[str, Any]) -> dict[str, str]:
+    return {plugin["name"]: plugin["state"] for plugin in facts["plugins"]}
 
 
 def test_import_is_silent() -> None:
@@ -61,7 +60,7 @@ def test_import_loads_the_cpu_plugin_alone() -> None:
     script = """
         import llama_cpp, re
         maps = open("/proc/self/maps").read()
-        print(*sorted(set(re.findall(r"/(libggml-(?!base)[a-z]+-[^/]*\\.so|libcuda[^/]*|libvulkan[^/]*|libggml-vulkan[^/]*)", maps))))
+        print(*sorted(set(re.findall(r"/(libggml-(?!base)[a-z]+-[^/]*\\.so|libcuda[^/]*|libvulkan[^/]*)", maps))))
     """
     mapped = python(script).stdout.split()
     assert len(mapped) == 1, mapped
@@ -161,7 +160,10 @@ def test_backends_variable() -> None:
     if not unusable:
         pytest.skip("this processor runs every CPU plugin")
     done = subprocess.run(
-        [sys.executable, "-c", "import llama_cpp"], env={**os.environ, "LLAMA_CPP_BACKENDS": unusable[0]}, capture_output=True, text=True
+        [sys.executable, "-c", "import llama_cpp"],
+        env={**os.environ, "LLAMA_CPP_BACKENDS": unusable[0]},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0
     assert "ImportError: llama_cpp has no CPU plugin" in done.stderr
@@ -169,7 +171,7 @@ def test_backends_variable() -> None:
 
 
 def reason(name: str) -> str:
-    return next(plugin.get("reason", "") for plugin in report()["plugins"] if plugin["name"] == name)  # type: ignore[attr-defined]
+    return next(str(plugin.get("reason", "")) for plugin in report()["plugins"] if plugin["name"] == name)
 
 
 def test_out_of_tree_plugin(gguf_file: Models, tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_plugin_of_another_core_is_refused(tmp_path: Path) -> None:
     assert content.count(base.encode()) >= 1
     (package / "lib" / "libggml-vulkan.so").write_bytes(content.replace(base.encode(), other.encode()))
     facts = report(PYTHONPATH=str(tmp_path))
-    plugin = next(p for p in facts["plugins"] if p["name"] == "vulkan")  # type: ignore[attr-defined]
+    plugin = next(p for p in facts["plugins"] if p["name"] == "vulkan")
     assert plugin["state"] == "failed"
     assert other in plugin["reason"]
 
@@ -232,7 +234,7 @@ def test_gpu_plugin_waits_until_asked(gguf_file: Models, tmp_path: Path) -> None
         ("import llama_cpp._ggml; llama_cpp._ggml.libggml.ggml_backend_dev_count()", True, {}),
         (layers, False, {"LLAMA_CPP_BACKENDS": "cpu"}),
     ):
-        python(script.format(question=question, expected=expected), gguf_file("Q8_0"), **everywhere, **settings)
+        python(script.format(question=question, expected=expected), gguf_file("Q8_0"), **{**everywhere, **settings})  # type: ignore[arg-type]
 
 
 def test_report_for_people() -> None:
@@ -244,10 +246,10 @@ def test_report_for_people() -> None:
 
 def test_report_for_tools() -> None:
     facts = report()
-    assert facts["llama_cpp_python"]["version"] == metadata.version("llama_cpp_python")  # type: ignore[index]
-    assert facts["core"]["llama_cpp_commit"]  # type: ignore[index]
-    assert facts["devices"][0]["memory_total"] > 0  # type: ignore[index]
-    assert facts["cpu"]["plugin"].startswith("cpu-")  # type: ignore[index]
+    assert facts["llama_cpp_python"]["version"] == metadata.version("llama_cpp_python")
+    assert facts["core"]["llama_cpp_commit"]
+    assert facts["devices"][0]["memory_total"] > 0
+    assert facts["cpu"]["plugin"].startswith("cpu-")
 
 
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "xllamacpp first"])

@@ -17,7 +17,9 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-_WORDS = "the he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro ic".split()
+_WORDS = (
+    "the he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro ic".split()
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ def tokens(size: int) -> tuple[list[bytes], list[float], list[int]]:
     return pieces, longest_first, [int(kind) for kind in types]
 
 
-def write(path: Path, kind: Type, shape: Shape | None = None, seed: int = 20261122) -> Path:
-    """Write a GGUF file whose matrices all have the tensor type `kind` (norms are F32) and return its path."""
+def write(path: Path, kind: Type, shape: Shape | None = None, seed: int = 20261122, pooled: bool = False) -> Path:
+    """Write a GGUF file whose matrices all have the tensor type `kind` (norms are F32) and return its path.
+
+    `pooled`: embeddings are the mean over the tokens, as the file itself says.
+    """
     shape = shape or Shape()
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
@@ -67,6 +72,8 @@ def write(path: Path, kind: Type, shape: Shape | None = None, seed: int = 202611
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_layer_norm_rms_eps(1e-5)
+    if pooled:
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
     pieces, scores, types = tokens(shape.vocab)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(pieces)

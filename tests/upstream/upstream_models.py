@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "inference"))
 import tiny
 
 #: Files that any llama-architecture model can stand in for.
-_REPLACED = {"tinyllamas/stories15M-q4_0.gguf", "bge-small-en-v1.5-q4_k_m.gguf"}
+_REPLACED = {"tinyllamas/stories15M-q4_0.gguf": (Type.Q4_0, False), "bge-small-en-v1.5-q4_k_m.gguf": (Type.F32, True)}
 _folder = tempfile.TemporaryDirectory(prefix="tiny-models-")
 
 
@@ -30,8 +30,9 @@ def local_model(repo_id: str, filename: str, **_: object) -> str:
     if own and (Path(own) / Path(filename).name).is_file():
         return str(Path(own) / Path(filename).name)
     if filename in _REPLACED:
-        path = Path(_folder.name) / "tiny.gguf"
-        return str(path if path.exists() else tiny.write(path, Type.Q4_0, tiny.Shape(vocab=512)))
+        path = Path(_folder.name) / Path(filename).name
+        kind, pooled = _REPLACED[filename]
+        return str(path if path.exists() else tiny.write(path, kind, tiny.Shape(vocab=512), pooled=pooled))
     pytest.skip(f"wants the words of {repo_id}/{filename}; put that file into the folder LLAMA_CPP_TEST_MODELS")
 
 

@@ -1,0 +1,84 @@
+"""The matrix is read strictly: every mistake is one error that names file, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from variants import matrix
+from variants.errors import MatrixError, UsageError
+
+GOOD = 'summary = "x"\nplatforms = ["linux_x86_64"]\n[smoke]\ndevice = "CPU"\n'
+
+
+def write(folder: Path, text: str, name: str = "x.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_real_matrix_loads_and_is_documented() -> None:
+    variants = matrix.load()
+    assert variants["cpu"].label is None, "the plain wheel is every installer's fallback"
+    documented = (matrix.FOLDER.parent / "docs" / "variants.md").read_text(encoding="utf-8")
+    for name in variants:
+        assert f"`{name}`" in documented
+    for field in matrix.Table.__struct_fields__ + matrix.Smoke.__struct_fields__:
+        assert f"`{field}`" in documented
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("sumary = 'x'\n" + GOOD, "unknown key `sumary`", 'Did you mean "summary"?'),
+        (GOOD + "devise = 'GPU'\n", "unknown key `devise` in `[smoke]`", 'Did you mean "device"?'),
+        (GOOD.replace('"x"', "1"), "key `summary`: expected `str`, got `int`", "Correct the file"),
+        (GOOD.replace('["linux_x86_64"]', '"linux_x86_64"'), "key `platforms`: expected `array`", "Correct the file"),
+        (GOOD.replace("linux_x86_64", "linux_z80"), 'nobody knows the platform "linux_z80"', "linux_x86_64"),
+        (GOOD.replace('["linux_x86_64"]', "[]"), "key `platforms` is empty", "Name at least one"),
+        (GOOD.replace('"x"', '""'), "key `summary` must be one line", "who gets this variant"),
+        ('label = "CUDA-12"\n' + GOOD, '"CUDA-12" is no variant label', "PEP 825"),
+        ('label = "abcdefghijklmnopq"\n' + GOOD, "is no variant label", "1 to 16"),
+        ('summary = "x"\nplatforms = ["linux_x86_64"]\n', "key `smoke` is missing", "docs/variants.md"),
+        ("[[", "not valid TOML", "Correct the file"),
+        ("summary = 'ü\n", "not valid TOML", "Correct the file"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, what: str, remedy: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(MatrixError) as caught:
+        matrix.read(path)
+    assert str(path) in caught.value.what
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"summary = '\xff'\n")
+    with pytest.raises(MatrixError, match=r"x\.toml"):
+        matrix.read(tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize("label", ["", 'label = "a"\n'])
+def test_two_files_with_one_label(tmp_path: Path, label: str) -> None:
+    write(tmp_path, label + GOOD, "one.toml")
+    write(tmp_path, label + GOOD, "two.toml")
+    with pytest.raises(MatrixError, match=r"one\.toml and .*two\.toml both have"):
+        matrix.load(tmp_path)
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError, match=r"no \*\.toml"):
+        matrix.load(tmp_path)
+
+
+def test_select() -> None:
+    variants = matrix.load()
+    assert [v.name for v in matrix.select(["cpu", "cpu"], variants)] == ["cpu"]
+    assert [v.name for v in matrix.select([], variants)] == list(variants)
+    with pytest.raises(UsageError) as caught:
+        matrix.select(["cpuu"], variants)
+    assert "cpuu" in caught.value.what
+    assert 'Did you mean "cpu"?' in caught.value.remedy
+    assert "Variants: cpu" in caught.value.remedy
