@@ -82,6 +82,13 @@ def upstream_tests(session: nox.Session) -> None:
     session.run("python", "-m", "variants", "upstream-tests", *session.posargs)
 
 
+@nox.session(tags=["slow"], default=False)
+def bench(session: nox.Session) -> None:
+    """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
+    install(session, "installers")
+    session.run("python", "-m", "variants", "bench", *session.posargs)
+
+
 @nox.session(tags=["check"])
 def tests(session: nox.Session) -> None:
     """Run the fast tests: no compiler, no network, below a minute."""

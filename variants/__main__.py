@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import build, matrix, run, smoke, source, toolchain, verify
+from . import bench, build, matrix, run, smoke, source, toolchain, verify
 from .errors import DiskError, VariantsError
 
 
@@ -91,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     upstream.set_defaults(do=_upstream_tests)
 
+    speed = step("bench", "Compare the wheel's speed, import time and size with upstream's own build, in paired runs.")
+    speed.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
+    speed.add_argument("--rounds", type=_positive, default=5, metavar="N", help="paired rounds (default: 5)")
+    speed.add_argument(
+        "--model", type=Path, metavar="GGUF", help="run this model instead of one made here (100 M parameters, Q4_K)"
+    )
+    speed.add_argument("--no-native", dest="native", action="store_false", help="do not build upstream's own wheel to compare with")
+    speed.set_defaults(do=_bench)
+
     check = step("verify", "Verify finished wheels: one line for each thing that is wrong.")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="wheels")
     check.set_defaults(do=_verify)
@@ -133,6 +142,12 @@ def _upstream_tests(options: argparse.Namespace) -> None:
     wheels = [options.wheel] if options.wheel else build.wheels(matrix.select([], matrix.load()))
     for wheel in wheels:
         smoke.upstream_tests(wheel, build.BUILD)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    wheels = [options.wheel] if options.wheel else build.wheels(matrix.select([], matrix.load()))
+    for wheel in wheels:
+        bench.bench(wheel, build.BUILD, options.rounds, options.model, options.native)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -102,10 +102,10 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     run.remove(log)
     steps = run.Steps(total=6)
     pin = source.read_pin()
+    tools = toolchain.find(options.toolchain, BUILD / "toolchains")  # before anything is fetched: it may not be there
     with steps.step("vendor", f"{pin.name} {pin.version}"):
         upstream = source.vendor()
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", upstream.epoch))
-    tools = toolchain.find(options.toolchain, BUILD / "toolchains")
     with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
         jobs = options.jobs or os.cpu_count() or 1
         wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=build_dir)

@@ -89,9 +89,8 @@ def command(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     begin = last_word = time.monotonic()
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(log.open("ab"))
+        file = stack.enter_context(log.open("ab", buffering=0))  # so that `tail -f` and a kill see every line
         file.write(f"+ {shlex.join(words)}\n".encode())
-        file.flush()
         try:
             process = subprocess.Popen(
                 words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -72,7 +72,7 @@ def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
     folder = build_dir / f"zig-{version}-{target}"
     zig = home / "zig"
     for tool, words in {"cc": f"cc -target {target}", "c++": f"c++ -target {target}", "ar": "ar", "ranlib": "ranlib"}.items():
-        text = f"#!/bin/sh\n# zig {version}\nexec {shlex.quote(str(zig))} {words} \"$@\"\n"
+        text = f'#!/bin/sh\n# zig {version}\nexec {shlex.quote(str(zig))} {words} "$@"\n'
         script = folder / tool
         if write and (not script.is_file() or script.read_text(encoding="utf-8") != text):
             with run.replacing(script) as part:

@@ -41,12 +41,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Wheel(msgspec.Struct, frozen=True):
-    """A wheel in memory: its path, its files, the name of its dist-info folder, and its libraries."""
+    """A wheel in memory: its path, its files, the name of its dist-info folder, its libraries, and why one is none."""
 
     path: Path
     files: dict[str, bytes]
     info: str
     libraries: dict[str, elf.Library]
+    damaged: dict[str, str] = {}
 
     def header(self, name: str) -> Message:
         """METADATA or WHEEL as a message; empty where it is missing."""
@@ -61,24 +62,34 @@ def verify(path: Path, tree: Path | None = source.TREE) -> list[Finding]:
     Raises:
         WheelError: it cannot be read as a wheel at all.
     """
+    wheel = read(path)
+    findings = [finding for check in CHECKS for finding in check(wheel)]
+    return findings + (list(missing_files(wheel, tree)) if tree is not None else [])
+
+
+def read(path: Path) -> Wheel:
+    """A wheel with its libraries, read into memory.
+
+    Raises:
+        WheelError: it cannot be read as a wheel at all.
+    """
     archive.parse_name(path)
     files = archive.contents(path)
     with archive.open_wheel(path) as opened:
-        info = archive.dist_info(opened)
-    libraries: dict[str, elf.Library] = {}
-    findings: list[Finding] = []
+        wheel = Wheel(path, files, archive.dist_info(opened), {}, {})
     for name, content in files.items():
         if elf.is_elf(content):
             try:
-                libraries[name] = elf.read(content)
+                wheel.libraries[name] = elf.read(content)
             except ValueError as error:
-                findings.append(Finding(name, f"damaged ELF file ({error})", "Build the wheel again."))
-    wheel = Wheel(path, files, info, libraries)
-    for check in CHECKS:
-        findings += check(wheel)
-    if tree is not None:
-        findings += missing_files(wheel, tree)
-    return findings
+                wheel.damaged[name] = str(error)
+    return wheel
+
+
+def damaged(wheel: Wheel) -> Iterator[Finding]:
+    """Every ELF file can be read."""
+    for name, why in wheel.damaged.items():
+        yield Finding(name, f"damaged ELF file ({why})", "Build the wheel again.")
 
 
 def record(wheel: Wheel) -> Iterator[Finding]:
@@ -284,7 +295,8 @@ def missing_files(wheel: Wheel, tree: Path) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
-    record, names, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents, twine, check_wheel_contents,
+    record, names, damaged, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents,
+    twine, check_wheel_contents,
 )  # fmt: skip
 
 

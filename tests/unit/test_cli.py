@@ -1,0 +1,168 @@
+"""The command line where something is wrong: one screen, the file and the remedy, its own exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from variants import errors
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+GOOD = 'summary = "x"\nplatforms = ["linux_x86_64"]\n[smoke]\ndevice = "CPU"\n'
+
+
+def test_help_teaches(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.returncode == 0
+    for step in ("vendor", "build", "test", "upstream-tests", "verify", "bench"):
+        assert step in done.stdout
+        assert cli(step, "--help").returncode == 0
+    assert "cpu" in cli("build", "--help").stdout
+
+
+def test_dry_run_does_nothing(cli: Cli, checkout: Path) -> None:
+    before = sorted(checkout.rglob("*"))
+    done = cli("build", "cpu", "--dry-run", "--build-number", "2", PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 0
+    for step in ("vendor", "core", "assemble", "repair", "verify", "publish"):
+        assert step in done.stdout
+    assert "would be fetched" in done.stdout
+    assert "build number 2" in done.stdout
+    assert sorted(checkout.rglob("*")) == before
+
+
+def test_misspelt_variant(cli: Cli) -> None:
+    done = cli("build", "cpuu")
+    assert done.returncode == errors.UsageError.exit_code
+    assert 'Did you mean "cpu"?' in done.stdout
+
+
+def test_broken_matrix(cli: Cli, checkout: Path) -> None:
+    (checkout / "variants" / "extra.toml").write_text("label = 'a'\ncolour = 1\n" + GOOD)
+    done = cli("build", "cpu")
+    assert done.returncode == errors.MatrixError.exit_code
+    assert "extra.toml: unknown key `colour`" in done.stdout
+    (checkout / "variants" / "extra.toml").write_text(GOOD)
+    done = cli("build", "extra")
+    assert done.returncode == errors.MatrixError.exit_code
+    assert "both have no label" in done.stdout
+
+
+def test_no_network(cli: Cli, checkout: Path) -> None:
+    done = cli("build", "cpu")
+    assert done.returncode == errors.SourceError.exit_code
+    assert "could not be fetched" in done.stdout
+    assert not (checkout / "dist").exists() or not list((checkout / "dist").iterdir())
+    assert [path.name for path in (checkout / "vendor").iterdir()] == ["upstream.toml"]
+
+
+def test_no_compiler(cli: Cli, tmp_path: Path) -> None:
+    done = cli("build", "cpu", "--toolchain", "system", PATH=str(tmp_path))
+    assert done.returncode == errors.ToolchainError.exit_code
+    assert "No C++ compiler" in done.stdout
+    assert "leave out --toolchain" in done.stdout
+    done = cli("build", "cpu", "--toolchain", "system", CXX="/no/such/c++", CC="/no/such/cc")
+    assert done.returncode == errors.ToolchainError.exit_code
+    assert "CC=/no/such/cc" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("says", "fragment"),
+    [("c++ (GCC) 8.3.0", "gcc 8.3.0"), ("clang version 10.0.1-4", "clang 10.0.1"), ("hello", "does not say its version")],
+)
+def test_compiler_too_old(cli: Cli, tmp_path: Path, says: str, fragment: str) -> None:
+    old = tmp_path / "c++"
+    version = says.split()[-1] if "GCC" in says else "none"
+    old.write_text(f'#!/bin/sh\ncase "$1" in --version) echo "{says}";; *) echo {version};; esac\n')
+    old.chmod(0o755)
+    done = cli("build", "cpu", "--toolchain", "system", CXX=str(old), CC=str(old))
+    assert done.returncode == errors.ToolchainError.exit_code
+    assert fragment in done.stdout
+
+
+def test_nothing_built_yet(cli: Cli) -> None:
+    done = cli("test", "cpu")
+    assert done.returncode == errors.UsageError.exit_code
+    assert "nox -s build_variant -- cpu" in done.stdout
+
+
+def test_foreign_file_in_dist(cli: Cli, checkout: Path) -> None:
+    pin = "0.0.0"
+    (checkout / "dist").mkdir()
+    (checkout / "dist" / f"llama_cpp_python-{pin}-py3-none-any.whl").write_bytes(b"")
+    assert cli("test", "cpu").returncode == errors.UsageError.exit_code, "another version is no wheel of ours to test"
+    version = (checkout / "vendor" / "upstream.toml").read_text().split('version = "')[1].split('"')[0]
+    (checkout / "dist" / f"llama_cpp_python-{version}-py3-none-any.whl").write_bytes(b"garbage")
+    done = cli("test", "cpu")
+    assert done.returncode == errors.WheelError.exit_code
+    assert "cannot be read as a wheel" in done.stdout
+
+
+def test_verify_of_a_missing_file(cli: Cli) -> None:
+    done = cli("verify", "none-1.0-py3-none-any.whl")
+    assert done.returncode == errors.WheelError.exit_code
+    assert "none-1.0-py3-none-any.whl cannot be read" in done.stdout
+
+
+def test_two_builds_at_once(cli: Cli, checkout: Path) -> None:
+    """The second is refused and names the first; a killed holder counts for nothing."""
+    hold = "from variants import run, build; import time\nwith run.locked(build.BUILD):\n print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", hold], cwd=checkout, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    done = cli("build", "cpu")
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert done.returncode == errors.BusyError.exit_code
+    assert f"process {holder.pid}" in done.stdout
+    assert "--wait" in done.stdout
+    assert cli("build", "cpu").returncode == errors.SourceError.exit_code, "gets as far as the missing network"
+
+
+def test_checkout_that_cannot_be_written(cli: Cli, checkout: Path) -> None:
+    (checkout / "build").write_text("a file where a folder should be, which stops root as well\n")
+    done = cli("build", "cpu")
+    assert done.returncode == errors.DiskError.exit_code
+    assert "cannot be written" in done.stdout
+
+
+def ended(process: int) -> bool:
+    """Has this process ended (and been reaped) within five seconds?"""
+    for _ in range(100):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(checkout: Path, number: signal.Signals, code: int) -> None:
+    """A signal ends the running command with all its children, and says that nothing was left half-written."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom variants import __main__ as m, run\n"
+        "m._vendor = lambda options: run.command(['sh', '-c', 'sleep 300 & echo $!; wait'], log=Path('log.txt'))\n"
+        "sys.exit(m.main(['vendor']))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=checkout, stdout=subprocess.PIPE, text=True)
+    log = checkout / "log.txt"
+    for _ in range(100):
+        if log.exists() and len(log.read_text().splitlines()) == 2:
+            break
+        time.sleep(0.05)
+    child = int(log.read_text().splitlines()[1])
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Nothing unfinished was left in dist/" in out
+    assert ended(child)
