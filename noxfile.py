@@ -83,6 +83,13 @@ def upstream_tests(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def old_cpus(session: nox.Session) -> None:
+    """Run the smoke inference on emulated old processors, from Nehalem on (needs qemu-user)."""
+    install(session, "installers")
+    session.run("python", "-m", "variants", "old-cpus", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def bench(session: nox.Session) -> None:
     """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
     install(session, "installers")

@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     upstream.set_defaults(do=_upstream_tests)
 
+    old = step("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).")
+    old.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
+    old.set_defaults(do=_old_cpus)
+
     speed = step("bench", "Compare the wheel's speed, import time and size with upstream's own build, in paired runs.")
     speed.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     speed.add_argument("--rounds", type=_positive, default=5, metavar="N", help="paired rounds (default: 5)")
@@ -131,22 +135,28 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _test(options: argparse.Namespace) -> None:
-    chosen = matrix.select(options.names, matrix.load())
-    wheels = [options.wheel] if options.wheel else build.wheels(chosen)
-    for wheel in wheels:
+    for wheel in _wheels(options, options.names):
         for installer in options.installer or smoke.INSTALLERS:
             smoke.smoke(wheel, installer, build.BUILD)
 
 
 def _upstream_tests(options: argparse.Namespace) -> None:
-    wheels = [options.wheel] if options.wheel else build.wheels(matrix.select([], matrix.load()))
-    for wheel in wheels:
+    for wheel in _wheels(options):
         smoke.upstream_tests(wheel, build.BUILD)
 
 
+def _old_cpus(options: argparse.Namespace) -> None:
+    for wheel in _wheels(options):
+        smoke.old_cpus(wheel, build.BUILD)
+
+
+def _wheels(options: argparse.Namespace, names: Sequence[str] = ()) -> list[Path]:
+    """The wheel that was named, or those of the variants in dist/."""
+    return [options.wheel] if options.wheel else build.wheels(matrix.select(names, matrix.load()))
+
+
 def _bench(options: argparse.Namespace) -> None:
-    wheels = [options.wheel] if options.wheel else build.wheels(matrix.select([], matrix.load()))
-    for wheel in wheels:
+    for wheel in _wheels(options):
         bench.bench(wheel, build.BUILD, options.rounds, options.model, options.native)
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.markup import escape
 
 from . import run, source
-from .errors import SourceError, UsageError
+from .errors import SourceError, ToolchainError, UsageError
 from .source import ROOT
 
 INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
+#: Another package with a ggml of its own, to share a process with (tests/inference/test_loader.py). One environment is enough.
+_NEIGHBOUR = "xllamacpp"
+#: Processors that qemu emulates, and the CPU plugin that each must get.
+OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
 
 def install(wheel: Path, installer: str, environment: Path, log: Path, extra: str = "", tools: tuple[str, ...] = _TOOLS) -> Path:
@@ -52,8 +58,30 @@ def smoke(wheel: Path, installer: str, build_dir: Path) -> None:
     log = build_dir / "logs" / f"smoke-{installer}.log"
     run.remove(log)
     environment = build_dir / "smoke" / installer
-    python = install(wheel, installer, environment, log)
-    _pytest(python, [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
+    tools = (*_TOOLS, _NEIGHBOUR) if installer == "uv" else _TOOLS
+    python = install(wheel, installer, environment, log, tools=tools)
+    _pytest([python], [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
+
+
+def old_cpus(wheel: Path, build_dir: Path) -> None:
+    """Run the smoke inference on emulated old processors (qemu-user): the right plugin, NumPy's logits, no illegal instruction.
+
+    Raises:
+        ToolchainError: there is no qemu-x86_64.
+        CommandError: a test failed.
+    """
+    qemu = shutil.which("qemu-x86_64")
+    if qemu is None:
+        raise ToolchainError("There is no qemu-x86_64 on PATH.", "Install it (Debian, Ubuntu: `apt-get install qemu-user`).")
+    log = build_dir / "logs" / "old-cpus.log"
+    run.remove(log)
+    python = install(wheel, "uv", build_dir / "smoke" / "old-cpus", log)
+    for cpu, plugin in OLD_CPUS.items():
+        run.console.print(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {plugin}")
+        # NumPy's OpenBLAS misjudges qemu's Nehalem and dies of SIGILL in its own sanity check.
+        env = {"LLAMA_CPP_TEST_PLUGIN": plugin, "OPENBLAS_CORETYPE": "Nehalem"}
+        tests = ROOT / "tests" / "inference" / "test_inference.py"
+        _pytest([qemu, "-cpu", cpu, python], [tests], log, "The wheel fails on an old processor.", env)
 
 
 def upstream_tests(wheel: Path, build_dir: Path) -> None:
@@ -70,17 +98,30 @@ def upstream_tests(wheel: Path, build_dir: Path) -> None:
     log = build_dir / "logs" / "upstream-tests.log"
     run.remove(log)
     python = install(wheel, "uv", build_dir / "smoke" / "upstream", log, extra="[server,test]")
-    _pytest(python, ["-p", "upstream_models", tests], log, "Compare with upstream's own wheel of this version.", source.TREE)
+    plugin = {"PYTHONPATH": str(ROOT / "tests" / "upstream")}
+    remedy = "Compare with upstream's own wheel of this version."
+    _pytest([python], ["-p", "upstream_models", tests], log, remedy, plugin, vendor=source.TREE / "vendor")
 
 
-def _pytest(python: Path, arguments: list[str | Path], log: Path, remedy: str, models: Path | None = None) -> None:
-    """Run pytest with the environment's Python in an empty directory, and print its summary."""
-    env = run.environment(PYTHONPATH=str(ROOT / "tests" / "upstream")) if models else run.environment()
+def _pytest(
+    python: list[str | Path],
+    arguments: list[str | Path],
+    log: Path,
+    remedy: str,
+    environment: Mapping[str, str] | None = None,
+    vendor: Path | None = None,
+) -> None:
+    """Run pytest with the environment's Python in an empty directory, and print its summary.
+
+    `vendor`: a folder that must lie there under this name (upstream's tests open ``./vendor/llama.cpp/models/…``).
+    """
+    seen = log.stat().st_size
     with tempfile.TemporaryDirectory() as folder:
-        if models:  # upstream's tests open ./vendor/llama.cpp/models/…
-            (Path(folder) / "vendor").symlink_to(models / "vendor")
+        if vendor:
+            (Path(folder) / "vendor").symlink_to(vendor)
         settings = ["-c", "/dev/null", "--rootdir", folder, "-p", "no:cacheprovider", "-ra"]
-        run.command([python, "-m", "pytest", *settings, *arguments], log=log, cwd=Path(folder), env=env, remedy=remedy)
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]:
-        if line.startswith(("SKIPPED", "=====")) and ("SKIPPED" in line or "passed" in line):
-            run.console.print(f"      {line}", markup=False)
+        env = run.environment(**(environment or {}))
+        run.command([*python, "-m", "pytest", *settings, *arguments], log=log, cwd=Path(folder), env=env, remedy=remedy)
+    for line in log.read_bytes()[seen:].decode("utf-8", "replace").splitlines():
+        if line.startswith("SKIPPED") or re.match("=+ .*passed", line):
+            run.console.print(f"      {line.strip('= ')}", markup=False)

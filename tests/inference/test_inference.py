@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -41,6 +42,15 @@ def test_installed() -> None:
     """What is tested is the installed wheel, not a checkout."""
     assert "site-packages" in Path(llama_cpp.__file__).parts
     assert not (Path.cwd() / "llama_cpp").exists()
+
+
+def test_cpu_plugin() -> None:
+    """On an emulated processor, the plugin made for it was chosen (variants/smoke.py sets the name)."""
+    expected = os.environ.get("LLAMA_CPP_TEST_PLUGIN")
+    if expected is None:
+        pytest.skip("no particular CPU plugin is expected on this machine")
+    loaded = [plugin.name for plugin in llama_cpp._backends.state.cpu if plugin.state == "loaded"]
+    assert loaded == [expected]
 
 
 @pytest.mark.parametrize("kind", KINDS)

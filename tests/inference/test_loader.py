@@ -266,8 +266,9 @@ def test_another_ggml_in_the_process(gguf_file: Models, ours_first: bool) -> Non
             params.model.path = path
             params.n_ctx, params.n_predict, params.warmup = 256, 8, False
             server = xllamacpp.Server(params)
-            return server.handle_completions({{"prompt": "the hat", "max_tokens": 8, "temperature": 0.0}})
+            return server.handle_completions({{"prompt": "the hat", "max_tokens": 8, "temperature": 0.0}})["choices"][0]["text"]
         first, second = (generate, theirs) if {ours_first} else (theirs, generate)
-        assert first(sys.argv[1]) and second(sys.argv[1]) and first(sys.argv[1])
+        texts = first(sys.argv[1]), second(sys.argv[1]), first(sys.argv[1])
+        assert all(texts) and texts[0] == texts[2], texts
     """
     python(script, gguf_file("Q8_0"))
