@@ -34,7 +34,7 @@ VARIANTS = [file.stem for file in sorted((ROOT / "variants").glob("*.toml"))]
 def asked(arguments: list[str]) -> list[str]:
     """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
     words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
-    options_with_value = {"--toolchain", "--jobs", "--build-number", "--installer", "--wheel"}
+    options_with_value = {"--toolchain", "--jobs", "--build-number", "--installer", "--wheel", "--python"}
     pairs = zip(["", *words], words, strict=False)
     return [word for before, word in pairs if not word.startswith("-") and before not in options_with_value] or VARIANTS
 
@@ -94,6 +94,13 @@ def bench(session: nox.Session) -> None:
     """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
     install(session, "installers")
     session.run("python", "-m", "variants", "bench", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
+def failures(session: nox.Session) -> None:
+    """Real builds that go wrong: interrupted, disk full, compile error, two at once (with a compiler cache)."""
+    install(session, "tests", "cache")
+    session.run("python", "-m", "pytest", "tests/failures", *session.posargs)
 
 
 @nox.session(tags=["check"])

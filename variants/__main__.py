@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     test = step("test", "Install each built wheel with uv and with pip into new environments and run the smoke inference there.")
     test.add_argument("names", nargs="*", metavar="VARIANT", help=names)
     test.add_argument("--installer", choices=smoke.INSTALLERS, action="append", help="only this one (default: each)")
+    test.add_argument("--python", default=sys.executable, metavar="PYTHON", help="interpreter to install for, as in python3.8")
     test.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     test.set_defaults(do=_test)
 
@@ -137,7 +138,7 @@ def _build(options: argparse.Namespace) -> None:
 def _test(options: argparse.Namespace) -> None:
     for wheel in _wheels(options, options.names):
         for installer in options.installer or smoke.INSTALLERS:
-            smoke.smoke(wheel, installer, build.BUILD)
+            smoke.smoke(wheel, installer, build.BUILD, options.python)
 
 
 def _upstream_tests(options: argparse.Namespace) -> None:

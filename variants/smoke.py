@@ -23,8 +23,18 @@ _NEIGHBOUR = "xllamacpp"
 OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
 
-def install(wheel: Path, installer: str, environment: Path, log: Path, extra: str = "", tools: tuple[str, ...] = _TOOLS) -> Path:
-    """Make a new environment, install the wheel (with `extra`, as in ``[test]``) and the test tools, return its Python.
+def install(
+    wheel: Path,
+    installer: str,
+    environment: Path,
+    log: Path,
+    extra: str = "",
+    tools: tuple[str, ...] = _TOOLS,
+    base: str = sys.executable,
+) -> Path:
+    """Make a new environment of the Python `base`, install the wheel (with `extra`, as in ``[test]``) and the test tools.
+
+    Returns the environment's Python.
 
     Raises:
         CommandError: the installer refuses the wheel, or cannot reach an index.
@@ -40,16 +50,16 @@ def install(wheel: Path, installer: str, environment: Path, log: Path, extra: st
         uv = shutil.which("uv", path=run.environment()["PATH"])
         if uv is None:
             raise UsageError("There is no uv in this environment.", "Run through nox, or `pip install uv`.")
-        run.command([uv, "venv", "--python", sys.executable, environment], log=log, env=run.environment())
+        run.command([uv, "venv", "--python", base, environment], log=log, env=run.environment())
         run.command([uv, "pip", "install", "--python", python, what, *tools], log=log, env=run.environment(), remedy=remedy)
     else:
-        run.command([sys.executable, "-m", "venv", environment], log=log)
+        run.command([base, "-m", "venv", environment], log=log, remedy=f"Is {base} a Python with venv?")
         run.command([python, "-m", "pip", "install", what, *tools], log=log, env=run.environment(), remedy=remedy)
     return python
 
 
-def smoke(wheel: Path, installer: str, build_dir: Path) -> None:
-    """Install the wheel with `installer` (of :data:`INSTALLERS`) and run ``tests/inference`` against it.
+def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executable) -> None:
+    """Install the wheel with `installer` (of :data:`INSTALLERS`) for the Python `base` and run ``tests/inference`` against it.
 
     Raises:
         CommandError: a test failed; the message shows its last lines.
@@ -59,7 +69,7 @@ def smoke(wheel: Path, installer: str, build_dir: Path) -> None:
     run.remove(log)
     environment = build_dir / "smoke" / installer
     tools = (*_TOOLS, _NEIGHBOUR) if installer == "uv" else _TOOLS
-    python = install(wheel, installer, environment, log, tools=tools)
+    python = install(wheel, installer, environment, log, tools=tools, base=base)
     _pytest([python], [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
 
 

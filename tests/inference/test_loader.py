@@ -9,10 +9,9 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import llama_cpp
 import pytest
