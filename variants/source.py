@@ -190,13 +190,11 @@ _WRONG_HASH = (
 def _pip_environment() -> dict[str, str]:
     """The environment for pip; who has told only uv where the index is, has told pip as well."""
     env = run.environment(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
-    for ours, theirs in (
-        ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
-        ("PIP_INDEX_URL", "UV_INDEX_URL"),
-        ("PIP_FIND_LINKS", "UV_FIND_LINKS"),
-    ):
-        if ours not in env and env.get(theirs):
-            env[ours] = env[theirs].rpartition("=")[2] if theirs == "UV_DEFAULT_INDEX" and "=http" in env[theirs] else env[theirs]
+    index = env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL")
+    if index:
+        env.setdefault("PIP_INDEX_URL", re.sub(r"^[\w.-]+=(?=[a-z]+:)", "", index))  # uv also takes NAME=URL
+    if links := env.get("UV_FIND_LINKS"):
+        env.setdefault("PIP_FIND_LINKS", links)
     return env
 
 

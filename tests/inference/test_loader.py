@@ -271,3 +271,26 @@ def test_another_ggml_in_the_process(gguf_file: Models, ours_first: bool) -> Non
         assert all(texts) and texts[0] == texts[2], texts
     """
     python(script, gguf_file("Q8_0"))
+
+
+def test_report_of_a_variant(tmp_path: Path) -> None:
+    """Label and properties come from dist-info/variant.json (PEP 825), where the wheel has one; the build number from WHEEL."""
+    package = Path(llama_cpp.__file__).parent
+    shutil.copytree(package, tmp_path / "llama_cpp")
+    info = next(package.parent.glob("llama_cpp_python-*.dist-info"))
+    shutil.copytree(info, tmp_path / info.name)
+    variants = {"vulkan": {"llama_cpp": {"backend": ["vulkan"]}}}
+    (tmp_path / info.name / "variant.json").write_text(json.dumps({"variants": variants}))
+    header = (info / "WHEEL").read_text().replace("Tag:", "Build: 7\nTag:", 1)
+    (tmp_path / info.name / "WHEEL").write_text(header)
+    facts = report(PYTHONPATH=str(tmp_path))["llama_cpp_python"]
+    assert facts["variant"] == {"label": "vulkan", "properties": {"llama_cpp": {"backend": ["vulkan"]}}}
+    assert facts["build"] == "7"
+    people = subprocess.run(
+        [sys.executable, "-m", "llama_cpp"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "llama_cpp :: backend :: vulkan" in people.stdout

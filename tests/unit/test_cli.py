@@ -56,6 +56,24 @@ def test_broken_matrix(cli: Cli, checkout: Path) -> None:
     assert "both have no label" in done.stdout
 
 
+def test_keep_going(cli: Cli, checkout: Path) -> None:
+    """Without it the first failure ends the run; with it the other variants have their turn, and the code still tells."""
+    (checkout / "variants" / "other.toml").write_text('label = "other"\n' + GOOD)
+    done = cli("build")
+    assert done.returncode == errors.SourceError.exit_code
+    assert done.stdout.count("could not be fetched") == 1
+    done = cli("build", "--keep-going")
+    assert done.returncode == errors.SourceError.exit_code
+    assert "cpu failed" in done.stdout
+    assert "other failed" in done.stdout
+
+
+def test_wrong_platform(cli: Cli, checkout: Path) -> None:
+    done = cli("build", "cpu", _PYTHON_HOST_PLATFORM="macosx-14.0-arm64")
+    assert done.returncode == errors.UsageError.exit_code
+    assert "macosx_14_0_arm64" in done.stdout
+
+
 def test_no_network(cli: Cli, checkout: Path) -> None:
     done = cli("build", "cpu")
     assert done.returncode == errors.SourceError.exit_code

@@ -144,6 +144,15 @@ def test_no_network(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Check the network" in caught.value.remedy
 
 
+def test_uv_settings_reach_pip(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who has configured only uv need not configure pip."""
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "index"))
+    assert source.vendor(vendor_dir=vendor_dir).version == "9.9.7"
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "mirror=http://127.0.0.1:9/simple/")
+    assert source._pip_environment()["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple/"
+
+
 def test_move_the_pin(vendor_dir: Path, tmp_path: Path) -> None:
     source.vendor(vendor_dir=vendor_dir)
     newer = sdist(tmp_path / "index", "9.9.8")
