@@ -25,7 +25,7 @@ from .errors import CommandError, WheelError
 from .source import ROOT
 
 _SCRIPTS = ROOT / "tests" / "bench"
-_PROMPT, _GENERATE = 512, 64
+_PROMPT, _GENERATE = 512, 128
 
 
 class Contender(msgspec.Struct, frozen=True):
@@ -151,7 +151,9 @@ def _lines(path: str) -> list[str]:
 def _print(results: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """One table: the median of each contender, and the ratio of ours to each with its quartiles."""
     others = [name for name in results if name != "wheel"]
-    table = Table("", "wheel", *others, *(f"wheel / {name}" for name in others), box=None)
+    table = Table(box=None)
+    for heading in ("", "wheel", *others, *(f"wheel / {name}" for name in others)):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "" else "right")
     for key, ours in results["wheel"].items():
         cells = [f"{_shown(key, statistics.median(row[key]))}" for row in results.values()]
         table.add_row(key, *cells, *(str(ratio(ours, results[name][key])) for name in others))

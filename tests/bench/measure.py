@@ -38,8 +38,8 @@ def speed(path: str, threads: int, prompt: int, generate: int) -> dict[str, floa
     begin = time.perf_counter()
     model.eval(tokens)
     middle = time.perf_counter()
-    for token in tokens[:generate]:
-        model.eval([token])
+    for index in range(generate):
+        model.eval([tokens[index % prompt]])
     end = time.perf_counter()
     return {"prompt": prompt / (middle - begin), "generation": generate / (end - middle), "memory": memory()}
 
