@@ -75,6 +75,27 @@ def test_variant(session: nox.Session, variant: str) -> None:
     session.run("python", "-m", "variants", "test", variant, *options(session))
 
 
+@nox.session(default=False)
+def index(session: nox.Session) -> None:
+    """Make static index pages in site/ from the wheels in dist/; `-- [--base-url URL]`."""
+    install(session)
+    session.run("python", "-m", "variants", "index", *session.posargs)
+
+
+@nox.session(default=False)
+def serve(session: nox.Session) -> None:
+    """Serve site/ on 127.0.0.1, and print the commands that install from it; `-- [--port N]`."""
+    install(session)
+    session.run("python", "-m", "variants", "serve", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
+def installers(session: nox.Session) -> None:
+    """Run the real uv and pip against indexes on a loopback server."""
+    install(session, "tests", "installers")
+    session.run("python", "-m", "pytest", "tests/installers", *session.posargs)
+
+
 @nox.session(tags=["slow"], default=False)
 def upstream_tests(session: nox.Session) -> None:
     """Run upstream's own test suite against the wheel in dist/."""

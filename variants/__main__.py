@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import bench, build, matrix, run, smoke, source, toolchain, verify
+from . import bench, build, index, matrix, run, serve, smoke, source, toolchain, verify
 from .errors import DiskError, VariantsError
 
 
@@ -105,6 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--no-native", dest="native", action="store_false", help="do not build upstream's own wheel to compare with")
     speed.set_defaults(do=_bench)
 
+    pages = step("index", "Make static index pages in site/ from the wheels in dist/, for any web server.")
+    pages.add_argument("--dist", type=Path, default=build.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
+    pages.add_argument(
+        "--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="where the pages go (default: site)"
+    )
+    pages.add_argument("--base-url", metavar="URL", help="the wheels lie there (release assets, say) and are linked, not copied")
+    pages.set_defaults(do=_index)
+
+    web = step("serve", "Serve site/ on 127.0.0.1, and print the commands that install from it.")
+    web.add_argument("--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="the folder that `index` made")
+    web.add_argument("--port", type=_natural, default=8000, metavar="N", help="0 for any free one (default: 8000)")
+    web.set_defaults(do=_serve)
+
     check = step("verify", "Verify finished wheels: one line for each thing that is wrong.")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="wheels")
     check.set_defaults(do=_verify)
@@ -159,6 +172,18 @@ def _wheels(options: argparse.Namespace, names: Sequence[str] = ()) -> list[Path
 def _bench(options: argparse.Namespace) -> None:
     for wheel in _wheels(options):
         bench.bench(wheel, build.BUILD, options.rounds, options.model, options.native)
+
+
+def _index(options: argparse.Namespace) -> None:
+    with run.locked(build.BUILD):
+        files = index.build_index(options.dist, options.site, index.Options(base_url=options.base_url))
+    for file in files:
+        run.console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
+    run.console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    serve.serve(options.site, options.port)
 
 
 def _verify(options: argparse.Namespace) -> int:

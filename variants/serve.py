@@ -1,0 +1,48 @@
+"""Serve a site on 127.0.0.1 for trying it out, with Python's own server: what works there works on any static server."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+from pathlib import Path
+
+from . import run
+from .errors import UsageError
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """One line a request, dimmed."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        run.console.print(f"      {format % args}", style="dim", markup=False)
+
+
+def server(site: Path, port: int) -> http.server.ThreadingHTTPServer:
+    """A server of `site` on the loopback address, not yet running; `port` 0 takes any free one.
+
+    Raises:
+        UsageError: there is no site, or the port is taken.
+    """
+    if not (site / "simple" / "index.html").is_file():
+        raise UsageError(f"There is no index in {site}.", "Make it: `nox -s index`.")
+    try:
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(site)))
+    except OSError as error:
+        raise UsageError(
+            f"Port {port} cannot be used: {error.strerror}.", "Name another: `--port 0` takes any free one."
+        ) from error
+
+
+def serve(site: Path, port: int) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        UsageError: see :func:`server`.
+    """
+    with server(site, port) as http_server:
+        url = f"http://127.0.0.1:{http_server.server_port}/simple/"
+        run.console.print(f"Serving {site}. Try, in another terminal and a new environment:\n", markup=False)
+        for command in (f"pip install --extra-index-url {url} llama-cpp-python", f"uv pip install --index {url} llama-cpp-python"):
+            run.console.print(f"    {command}", markup=False)
+        run.console.print("\nCtrl-C ends it.")
+        http_server.serve_forever()
