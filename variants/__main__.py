@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import bench, build, index, matrix, run, serve, smoke, source, toolchain, verify
+from . import bench, build, index, label, matrix, run, serve, smoke, source, toolchain, verify
 from .errors import DiskError, VariantsError
 
 
@@ -111,7 +111,22 @@ def _parser() -> argparse.ArgumentParser:
         "--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="where the pages go (default: site)"
     )
     pages.add_argument("--base-url", metavar="URL", help="the wheels lie there (release assets, say) and are linked, not copied")
+    pages.add_argument("--allow-no-fallback", action="store_true", help="list a version that has no plain wheel")
     pages.set_defaults(do=_index)
+
+    name = step("label", "Label a repaired wheel as a variant: file name, variant.json, its own requirements.")
+    name.add_argument("file", type=Path, metavar="FILE", help="a plain wheel")
+    name.add_argument("variant", metavar="VARIANT", help="a variant of the matrix that has a label")
+    name.add_argument("--out", type=Path, metavar="FOLDER", help="where the labelled wheel goes (default: beside FILE)")
+    name.set_defaults(do=_label)
+
+    unname = step("unlabel", "Take a wheel's label off again.")
+    unname.add_argument("file", type=Path, metavar="FILE", help="a labelled wheel")
+    unname.add_argument(
+        "--local", action="store_true", help="give it a local version instead (0.3.36+vulkan), for an index of one backend"
+    )
+    unname.add_argument("--out", type=Path, metavar="FOLDER", help="where the plain wheel goes (default: beside FILE)")
+    unname.set_defaults(do=_unlabel)
 
     web = step("serve", "Serve site/ on 127.0.0.1, and print the commands that install from it.")
     web.add_argument("--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="the folder that `index` made")
@@ -176,10 +191,19 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     with run.locked(build.BUILD):
-        files = index.build_index(options.dist, options.site, index.Options(base_url=options.base_url))
+        files = index.build_index(options.dist, options.site, index.Options(options.base_url, options.allow_no_fallback))
     for file in files:
         run.console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
     run.console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
+
+
+def _label(options: argparse.Namespace) -> None:
+    (variant,) = matrix.select([options.variant], matrix.load())
+    run.console.print(str(label.label(options.file, variant, options.out or options.file.parent)), markup=False)
+
+
+def _unlabel(options: argparse.Namespace) -> None:
+    run.console.print(str(label.unlabel(options.file, options.out or options.file.parent, options.local)), markup=False)
 
 
 def _serve(options: argparse.Namespace) -> None:

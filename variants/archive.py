@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import hashlib
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from time import gmtime
+from typing import BinaryIO
 
 from packaging.tags import Tag
 from packaging.utils import BuildTag, InvalidWheelFilename, NormalizedName, parse_wheel_filename
@@ -84,14 +87,93 @@ def write(wheel: Path, files: Mapping[str, bytes], epoch: int) -> None:
     rows = io.StringIO()
     table = csv.writer(rows, lineterminator="\n")
     for name in names:
-        digest = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=").decode()
-        table.writerow((name, f"sha256={digest}", len(files[name])))
+        table.writerow((name, _digest(files[name]), len(files[name])))
     table.writerow((record, "", ""))
     date = gmtime(max(epoch, _ZIP_EPOCH))[:6]
-    with run.replacing(wheel) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with run.replacing(wheel) as part, zipfile.ZipFile(part, "w") as archive:
         for name in [*names, record]:
-            info = zipfile.ZipInfo(name, date)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3  # Unix, on every build machine
-            info.external_attr = (0o100755 if name.endswith(".so") or ".so." in name else 0o100644) << 16
-            archive.writestr(info, rows.getvalue().encode() if name == record else files[name])
+            _add(archive, name, rows.getvalue().encode() if name == record else files[name], date)
+
+
+def _digest(content: bytes) -> str:
+    """A file's hash as RECORD has it."""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def _add(opened: zipfile.ZipFile, name: str, content: bytes, date: tuple[int, ...]) -> None:
+    """Add a compressed file; nothing in its entry depends on this machine."""
+    year, month, day, hour, minute, second = date
+    info = zipfile.ZipInfo(name, (year, month, day, hour, minute, second))
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.create_system = 3  # Unix, on every build machine
+    info.external_attr = (0o100755 if name.endswith(".so") or ".so." in name else 0o100644) << 16
+    opened.writestr(info, content, compresslevel=9)
+
+
+def split_label(name: str) -> tuple[str, str | None]:
+    """A wheel's file name without its variant label, and the label (PEP 825: one more part at the end), or None.
+
+    A name has five parts, or six with a build number, which begins with a digit; whatever comes after the platform is the label.
+    """
+    parts = name.removesuffix(".whl").split("-")
+    plain = 6 if len(parts) > 5 and parts[2][:1].isdigit() else 5
+    if len(parts) == plain + 1:
+        return "-".join(parts[:plain]) + ".whl", parts[plain]
+    return name, None
+
+
+def rewrite(
+    wheel: Path, target: Path, changed: Mapping[str, bytes], dropped: frozenset[str] = frozenset(), info: str | None = None
+) -> None:
+    """Write `wheel` again as `target` with some files changed, added or dropped, and RECORD brought up to date.
+
+    All other members are copied as they are, compressed: the time is that of copying the file, the memory constant. The changed
+    ones come last, with RECORD's old time, so the same input gives the same bytes. `info`: the dist-info folder's new name.
+
+    Raises:
+        WheelError: `wheel` is damaged.
+    """
+    try:
+        with open_wheel(wheel) as old, run.replacing(target) as part, zipfile.ZipFile(part, "w") as new:
+            old_record = f"{dist_info(old)}/RECORD"
+            record = f"{info or dist_info(old)}/RECORD"
+            gone = {*changed, *dropped, old_record}
+            date = old.getinfo(old_record).date_time
+            with wheel.open("rb") as raw:
+                for member in old.infolist():
+                    if member.filename not in gone:
+                        _copy_member(raw, member, new)
+            table = [row for row in csv.reader(old.read(old_record).decode().splitlines()) if row and row[0] not in gone]
+            for name in sorted(changed):
+                _add(new, name, changed[name], date)
+                table.append([name, _digest(changed[name]), str(len(changed[name]))])
+            rows = io.StringIO()
+            csv.writer(rows, lineterminator="\n").writerows([*sorted(table), [record, "", ""]])
+            _add(new, record, rows.getvalue().encode(), date)
+    except (KeyError, zipfile.BadZipFile, struct.error, UnicodeDecodeError) as error:
+        raise WheelError(f"{wheel} is damaged: {error}.", "Build or download the file again.") from error
+
+
+def _copy_member(raw: BinaryIO, info: zipfile.ZipInfo, new: zipfile.ZipFile) -> None:
+    """Copy one member's compressed bytes; sizes and checksum go into the local header, where no descriptor need follow."""
+    raw.seek(info.header_offset)
+    header = raw.read(30)  # APPNOTE 4.3.7, local file header: the lengths of name and extra field are at 26 and 28
+    if header[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile(f"no local header for {info.filename}")
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    raw.seek(name_length + extra_length, 1)
+    copied = copy.copy(info)
+    copied.flag_bits &= ~0x08
+    assert new.fp is not None
+    copied.header_offset = new.fp.tell()
+    new.fp.write(copied.FileHeader())
+    left = info.compress_size
+    while left:
+        piece = raw.read(min(left, 1 << 20))
+        if not piece:
+            raise zipfile.BadZipFile(f"{info.filename} ends too early")
+        new.fp.write(piece)
+        left -= len(piece)
+    new.filelist.append(copied)
+    new.NameToInfo[copied.filename] = copied
+    new.start_dir = new.fp.tell()

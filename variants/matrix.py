@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
 
+from . import metadata
 from .errors import MatrixError, UsageError
 
 FOLDER = Path(__file__).parent
@@ -24,17 +26,26 @@ class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str
 
 
+class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508)."""
+
+    requires: list[str] = []
+
+
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A matrix file as it stands on disk. Keys without a default are required.
 
     summary: one line for people. platforms: wheel platforms on which the variant exists, of :data:`PLATFORMS`. label: the variant
-    label of PEP 825; none for the plain wheel.  smoke: see :class:`Smoke`.
+    label of PEP 825; none for the plain wheel. properties: what the label stands for, namespace -> feature -> values. runtime: see
+    :class:`Runtime`. smoke: see :class:`Smoke`.
     """
 
     summary: str
     platforms: list[str]
     smoke: Smoke
     label: str | None = None
+    properties: dict[str, dict[str, list[str]]] = {}
+    runtime: Runtime = Runtime()
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -94,7 +105,37 @@ def read(file: Path) -> Variant:
             f'{file}: key `label`: "{table.label}" is no variant label.',
             "Use 1 to 16 of the characters 0-9 a-z _ . (PEP 825).",
         )
+    if (table.label is None) != (not table.properties):
+        raise MatrixError(
+            f"{file}: a label stands for properties, and only for them.", "Give it both `label` and `[properties.…]`, or neither."
+        )
+    _check_values(file, table)
     return Variant(file.stem, file, table)
+
+
+def _check_values(file: Path, table: Table) -> None:
+    """Properties that variantlib takes as such, in namespaces that pyproject.toml has a provider for; valid requirements."""
+    providers = metadata.providers().namespace_priorities
+    for namespace, features in table.properties.items():
+        if namespace not in providers:
+            raise MatrixError(
+                f"{file}: key `properties.{namespace}`: there is no such provider.",
+                f"Providers in pyproject.toml, [variant.providers]: {', '.join(providers)}.",
+            )
+        for feature, values in features.items():
+            try:
+                metadata.properties(namespace, feature, values)
+            except ValueError as error:
+                raise MatrixError(
+                    f"{file}: key `properties.{namespace}.{feature}`: {error}", "Values are lists of a-z 0-9 _ . (PEP 825)."
+                ) from error
+    for text in table.runtime.requires:
+        try:
+            Requirement(text)
+        except InvalidRequirement as error:
+            raise MatrixError(
+                f'{file}: key `requires` in `[runtime]`: "{text}" is no requirement.', "Write it as in `name>=1,<2` (PEP 508)."
+            ) from error
 
 
 def select(names: Sequence[str], variants: dict[str, Variant]) -> list[Variant]:

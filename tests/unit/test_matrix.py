@@ -10,6 +10,7 @@ from variants import matrix
 from variants.errors import MatrixError, UsageError
 
 GOOD = 'summary = "x"\nplatforms = ["linux_x86_64"]\n[smoke]\ndevice = "CPU"\n'
+LABELLED = 'label = "v"\n' + GOOD + '[properties.llama_cpp]\nbackend = ["vulkan"]\n'
 
 
 def write(folder: Path, text: str, name: str = "x.toml") -> Path:
@@ -24,7 +25,7 @@ def test_the_real_matrix_loads_and_is_documented() -> None:
     documented = (matrix.FOLDER.parent / "docs" / "variants.md").read_text(encoding="utf-8")
     for name in variants:
         assert f"`{name}`" in documented
-    for field in matrix.Table.__struct_fields__ + matrix.Smoke.__struct_fields__:
+    for field in matrix.Table.__struct_fields__ + matrix.Smoke.__struct_fields__ + matrix.Runtime.__struct_fields__:
         assert f"`{field}`" in documented
 
 
@@ -32,6 +33,14 @@ def test_the_real_matrix_loads_and_is_documented() -> None:
     ("text", "what", "remedy"),
     [
         ("sumary = 'x'\n" + GOOD, "unknown key `sumary`", 'Did you mean "summary"?'),
+        ('label = "x"\n' + GOOD, "a label stands for properties", "or neither"),
+        (GOOD + '[properties.llama_cpp]\nbackend = ["vulkan"]\n', "a label stands for properties", "or neither"),
+        (LABELLED.replace("llama_cpp", "amd"), "key `properties.amd`: there is no such provider", "nvidia, llama_cpp"),
+        (LABELLED.replace('"vulkan"', '"Vul-kan"'), 'key `properties.llama_cpp.backend`: "Vul-kan" is no value', "PEP 825"),
+        (LABELLED.replace('"vulkan"', '"metal"'), "static properties have only", "PEP 825"),
+        (LABELLED.replace('["vulkan"]', "[]"), "the list of values is empty", "PEP 825"),
+        (LABELLED + '[runtime]\nrequires = ["a b"]\n', '"a b" is no requirement', "PEP 508"),
+        (LABELLED + '[runtime]\nrequire = ["a"]\n', "unknown key `require` in `[runtime]`", 'Did you mean "requires"?'),
         (GOOD + "devise = 'GPU'\n", "unknown key `devise` in `[smoke]`", 'Did you mean "device"?'),
         (GOOD.replace('"x"', "1"), "key `summary`: expected `str`, got `int`", "Correct the file"),
         (GOOD.replace('["linux_x86_64"]', '"linux_x86_64"'), "key `platforms`: expected `array`", "Correct the file"),
@@ -60,10 +69,10 @@ def test_not_utf8(tmp_path: Path) -> None:
         matrix.read(tmp_path / "x.toml")
 
 
-@pytest.mark.parametrize("label", ["", 'label = "a"\n'])
-def test_two_files_with_one_label(tmp_path: Path, label: str) -> None:
-    write(tmp_path, label + GOOD, "one.toml")
-    write(tmp_path, label + GOOD, "two.toml")
+@pytest.mark.parametrize("text", [GOOD, LABELLED])
+def test_two_files_with_one_label(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text, "one.toml")
+    write(tmp_path, text, "two.toml")
     with pytest.raises(MatrixError, match=r"one\.toml and .*two\.toml both have"):
         matrix.load(tmp_path)
 

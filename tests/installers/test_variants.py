@@ -1,0 +1,125 @@
+"""Which variant an installer takes on which machine, with the real installers. GPUs are emulated as uv allows: by two variables."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.installers.tools import install, wheel
+from variants import index, label, matrix
+from variants.errors import WheelError
+
+FEATURE = {"UV_PREVIEW_FEATURES": "wheel-variants"}
+MATRIX = {
+    "vulkan": '[properties.llama_cpp]\nbackend = ["vulkan"]\n',
+    "cuda12": '[properties.nvidia]\ncuda_version_lower_bound = ["12.4"]\n'
+    'sm_arch = ["61_real", "86_real", "90_virtual", "120_virtual"]\n',
+    "cuda13": '[properties.nvidia]\ncuda_version_lower_bound = ["13.0"]\nsm_arch = ["86_real", "90_virtual", "120_real"]\n',
+}
+
+
+def variants(folder: Path) -> dict[str, matrix.Variant]:
+    """The labels of docs/design.md, as matrix files; their plugins are another matter."""
+    folder.mkdir()
+    for name, table in MATRIX.items():
+        text = f'summary = "x"\nplatforms = ["linux_x86_64"]\nlabel = "{name}"\n{table}[smoke]\ndevice = "X"\n'
+        (folder / f"{name}.toml").write_text(text)
+    return matrix.load(folder)
+
+
+@pytest.fixture
+def labelled(dist: Path, tmp_path: Path) -> Path:
+    """dist/ with the plain wheel and every label."""
+    for name, variant in variants(tmp_path / "matrix").items():
+        plain = wheel(tmp_path / name, text=name)
+        label.label(plain, variant, dist)
+    wheel(dist, text="plain")
+    return dist
+
+
+def gpu(driver: str, sm: str) -> dict[str, str]:
+    return {"NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION": driver, "NV_VARIANT_PROVIDER_FORCE_SM_ARCH": sm}
+
+
+MACHINES: dict[str, tuple[dict[str, str], str]] = {
+    "no GPU": ({}, "vulkan"),
+    "RTX 3060, driver for CUDA 12.8": (gpu("12.8", "8.6"), "cuda12"),
+    "RTX 3060, driver for CUDA 13.0": (gpu("13.0", "8.6"), "cuda13"),
+    "RTX 5090, driver for CUDA 13.0": (gpu("13.0", "12.0"), "cuda13"),
+    "RTX 5090, driver for CUDA 12.8": (gpu("12.8", "12.0"), "cuda12"),
+    "GTX 1080, driver for CUDA 13.0": (gpu("13.0", "6.1"), "cuda12"),
+    "GTX 960, driver for CUDA 12.8": (gpu("12.8", "5.2"), "vulkan"),
+    "RTX 3060, driver for CUDA 11.8": (gpu("11.8", "8.6"), "vulkan"),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_uv(machine: str, labelled: Path, site: Path, url: str, tmp_path: Path) -> None:
+    index.build_index(labelled, site)
+    variables, expected = MACHINES[machine]
+    assert install("uv", url, tmp_path, **FEATURE, **variables) == expected
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_everybody_else_gets_the_plain_wheel(installer: str, labelled: Path, site: Path, url: str, tmp_path: Path) -> None:
+    """uv with the feature off, and pip: without a warning."""
+    index.build_index(labelled, site)
+    assert install(installer, url, tmp_path, **gpu("13.0", "12.0")) == "plain"
+
+
+def test_merged_metadata(labelled: Path, site: Path, url: str) -> None:
+    index.build_index(labelled, site)
+    (row,) = (
+        row
+        for row in json.loads((site / "simple" / "llama-cpp-python" / "index.json").read_text())["files"]
+        if row["filename"].endswith(".json")
+    )
+    assert row["filename"] == "llama_cpp_python-9.9.7-variants.json"
+    merged = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read())
+    assert set(merged["variants"]) == {"vulkan", "cuda12", "cuda13"}
+    assert merged["default-priorities"]["namespace"] == ["nvidia", "llama_cpp"]
+    for path in labelled.iterdir():
+        if "cuda13" in path.name:
+            path.unlink()
+    index.build_index(labelled, site)
+    merged = json.loads((site / "simple" / "llama-cpp-python" / row["filename"]).read_text())
+    assert set(merged["variants"]) == {"vulkan", "cuda12"}
+
+
+def test_contradictions(labelled: Path, site: Path, tmp_path: Path) -> None:
+    """Refused, naming both files: one label with two sets of properties, one set under two labels, no plain wheel."""
+    folder = tmp_path / "other"
+    other = variants(folder)
+    windows = wheel(tmp_path / "win", platform="win_amd64")
+    (folder / "cuda12.toml").write_text((folder / "cuda12.toml").read_text().replace("12.4", "12.0"))
+    made = label.label(windows, matrix.read(folder / "cuda12.toml"), labelled)
+    with pytest.raises(WheelError, match="the same label with other properties") as caught:
+        index.build_index(labelled, site)
+    assert made.name in caught.value.what
+    assert "x86_64-cuda12.whl" in caught.value.what
+    made.unlink()
+    text = (folder / "vulkan.toml").read_text().replace('label = "vulkan"', 'label = "vk"')
+    (folder / "vk.toml").write_text(text)
+    made = label.label(windows, matrix.read(folder / "vk.toml"), labelled)
+    with pytest.raises(WheelError, match="the same properties under two labels"):
+        index.build_index(labelled, site)
+    made.unlink()
+    label.label(windows, other["vulkan"], labelled)
+    index.build_index(labelled, site)
+    (labelled / "llama_cpp_python-9.9.7-py3-none-manylinux_2_17_x86_64.whl").unlink()
+    with pytest.raises(WheelError, match="but no plain wheel"):
+        index.build_index(labelled, site)
+    assert index.build_index(labelled, site, index.Options(allow_no_fallback=True))
+
+
+def test_label_and_name_disagree(labelled: Path, site: Path) -> None:
+    made = next(labelled.glob("*cuda12.whl"))
+    made.rename(made.with_name(made.name.replace("cuda12", "cuda11")))
+    with pytest.raises(WheelError, match="does not go with its name"):
+        index.build_index(labelled, site)
+    next(labelled.glob("*cuda11.whl")).rename(labelled / "llama_cpp_python-9.9.7-1-py3-none-manylinux_2_17_x86_64.whl")
+    with pytest.raises(WheelError, match="the name has no label"):
+        index.build_index(labelled, site)
