@@ -13,7 +13,7 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from . import archive, assemble, core, repair, run, source, toolchain, verify
+from . import archive, assemble, core, label, repair, run, source, toolchain, verify
 from .errors import UsageError, VariantsError
 from .matrix import PLATFORMS, Variant
 from .source import ROOT
@@ -100,7 +100,7 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     build_dir = _build_dir(platform, options)
     log = BUILD / "logs" / f"{variant.name}-{options.toolchain}.log"
     run.remove(log)
-    steps = run.Steps(total=6)
+    steps = run.Steps(total=7 if variant.label else 6)
     pin = source.read_pin()
     tools = toolchain.find(options.toolchain, BUILD / "toolchains")  # before anything is fetched: it may not be there
     with steps.step("vendor", f"{pin.name} {pin.version}"):
@@ -113,11 +113,15 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
         raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch)
     with steps.step("repair", f"for {tools.manylinux or 'the lowest manylinux tag that is true'}"):
         repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log)
-    with steps.step("verify", repaired.name):
-        verify.require(repaired)
-    with steps.step("publish", f"{_short(DIST / repaired.name)}"), run.replacing(DIST / repaired.name) as part:
-        shutil.copyfile(repaired, part)
-    return Built(variant.name, DIST / repaired.name, steps.done, tools.cache)
+    finished = repaired
+    if variant.label:
+        with steps.step("label", variant.label):
+            finished = label.label(repaired, variant, build_dir / "labelled")
+    with steps.step("verify", finished.name):
+        verify.require(finished)
+    with steps.step("publish", f"{_short(DIST / finished.name)}"), run.replacing(DIST / finished.name) as part:
+        shutil.copyfile(finished, part)
+    return Built(variant.name, DIST / finished.name, steps.done, tools.cache)
 
 
 def _print_plan(variant: Variant, platform: str, options: Options) -> None:
@@ -142,6 +146,7 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
             "repair",
             f"auditwheel, for {tools.manylinux or 'the lowest manylinux tag that is true'} -> {_short(build_dir / 'repaired')}",
         ),
+        *([("label", f"as {variant.label} -> {_short(build_dir / 'labelled')}")] if variant.label else []),
         ("verify", "; ".join((check.__doc__ or "").split(".")[0].split(":")[0] for check in verify.CHECKS)),
         ("publish", f"rename into {_short(DIST)}"),
     ]
@@ -158,7 +163,7 @@ def _short(path: Path) -> str:
 
 def _print_table(built: Sequence[Built]) -> None:
     for row in built:
-        *_, tags = archive.parse_name(row.wheel)
+        *_, tags = archive.parse_name(row.wheel.with_name(archive.split_label(row.wheel.name)[0]))
         table = Table.grid(padding=(0, 2))
         table.add_row("file", str(_short(row.wheel)))
         table.add_row("tag", ", ".join(sorted(str(tag) for tag in tags)))
@@ -178,7 +183,7 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
     pin = source.read_pin()
     found: list[Path] = []
     for variant in variants:
-        rows = [path for path in sorted(dist.glob("*.whl")) if str(archive.parse_name(path)[1]) == pin.version]
+        rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, pin.version, variant.label)]
         if not rows:
             raise UsageError(
                 f"There is no {variant.name} wheel of {pin.version} in {_short(dist)}/.",
@@ -192,6 +197,12 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
                 )
         found += rows
     return list(dict.fromkeys(found))
+
+
+def _is(wheel: Path, version: str, wanted: str | None) -> bool:
+    """Is this a wheel of that version and label (None: plain)?"""
+    plain, found = archive.split_label(wheel.name)
+    return found == wanted and str(archive.parse_name(wheel.with_name(plain))[1]) == version
 
 
 def stale(wheel: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ from installer.sources import WheelFile
 from packaging.tags import Tag, parse_tag
 from packaging.utils import canonicalize_name
 
-from . import archive, elf, run, source
+from . import archive, elf, metadata, run, source
 from .errors import SourceError, WheelError
 
 #: Libraries that every Linux system with the wheel's glibc has (PEP 600). The C++ runtime is there for `--toolchain system`.
@@ -49,6 +50,22 @@ class Wheel(msgspec.Struct, frozen=True):
     libraries: dict[str, elf.Library]
     damaged: dict[str, str] = {}
 
+    @property
+    def plain(self) -> Path:
+        """The path without the variant label, which no tool but the installers can read yet."""
+        return self.path.with_name(archive.split_label(self.path.name)[0])
+
+    @contextlib.contextmanager
+    def as_plain(self) -> Iterator[Path]:
+        """The very file under its plain name, for those tools."""
+        if self.plain == self.path:
+            yield self.path
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                link = Path(folder) / self.plain.name
+                link.symlink_to(self.path.resolve())
+                yield link
+
     def header(self, name: str) -> Message:
         """METADATA or WHEEL as a message; empty where it is missing."""
         return BytesParser().parsebytes(self.files.get(f"{self.info}/{name}", b""))
@@ -73,7 +90,7 @@ def read(path: Path) -> Wheel:
     Raises:
         WheelError: it cannot be read as a wheel at all.
     """
-    archive.parse_name(path)
+    archive.parse_name(path.with_name(archive.split_label(path.name)[0]))
     files = archive.contents(path)
     with archive.open_wheel(path) as opened:
         wheel = Wheel(path, files, archive.dist_info(opened), {}, {})
@@ -86,6 +103,21 @@ def read(path: Path) -> Wheel:
     return wheel
 
 
+def labels(wheel: Wheel) -> Iterator[Finding]:
+    """The label in the file name and variant.json agree (PEP 825): both are there, or neither."""
+    _, label = archive.split_label(wheel.path.name)
+    content = wheel.files.get(f"{wheel.info}/variant.json")
+    try:
+        if label is None and content is not None:
+            raise ValueError("there is no label in the file name")
+        if label is not None:
+            metadata.read_wheel(content or b"", label)
+    except ValueError as error:
+        yield Finding(
+            f"{wheel.info}/variant.json", f"does not go with the file name ({error})", "Label it again from the plain wheel."
+        )
+
+
 def damaged(wheel: Wheel) -> Iterator[Finding]:
     """Every ELF file can be read."""
     for name, why in wheel.damaged.items():
@@ -96,7 +128,7 @@ def record(wheel: Wheel) -> Iterator[Finding]:
     """RECORD lists every file with its true hash and size (PEP 376, PEP 427)."""
     remedy = "The file was changed after it was built: build it again."
     try:
-        with WheelFile.open(wheel.path) as opened:
+        with wheel.as_plain() as path, WheelFile.open(path) as opened:
             opened.validate_record(validate_contents=True)
     except (ValueError, KeyError, AssertionError) as error:
         for issue in getattr(error, "issues", [f"RECORD cannot be read ({error})"]):
@@ -105,15 +137,15 @@ def record(wheel: Wheel) -> Iterator[Finding]:
 
 def names(wheel: Wheel) -> Iterator[Finding]:
     """The file name, METADATA and WHEEL agree in name, version, build number and tags, and the wheel is ours."""
-    name, version, build, tags = archive.parse_name(wheel.path)
-    metadata, header = wheel.header("METADATA"), wheel.header("WHEEL")
+    name, version, build, tags = archive.parse_name(wheel.plain)
+    described, header = wheel.header("METADATA"), wheel.header("WHEEL")
     remedy = "Build it again; a wheel cannot be renamed by hand."
     if name != "llama-cpp-python":
         yield Finding(wheel.path.name, f"is a wheel of {name}, not ours", "Give a wheel of llama-cpp-python.")
-    if canonicalize_name(metadata["Name"] or "") != name:
-        yield Finding(f"{wheel.info}/METADATA", f"Name is {metadata['Name']}, the file name says {name}", remedy)
-    if metadata["Version"] != str(version):
-        yield Finding(f"{wheel.info}/METADATA", f"Version is {metadata['Version']}, the file name says {version}", remedy)
+    if canonicalize_name(described["Name"] or "") != name:
+        yield Finding(f"{wheel.info}/METADATA", f"Name is {described['Name']}, the file name says {name}", remedy)
+    if described["Version"] != str(version):
+        yield Finding(f"{wheel.info}/METADATA", f"Version is {described['Version']}, the file name says {version}", remedy)
     inside: set[Tag] = set()
     for text in header.get_all("Tag") or []:
         inside |= parse_tag(text)
@@ -129,14 +161,15 @@ def names(wheel: Wheel) -> Iterator[Finding]:
 
 def tag(wheel: Wheel) -> Iterator[Finding]:
     """The platform tag is not lower than what auditwheel's own analysis finds."""
-    *_, tags = archive.parse_name(wheel.path)
+    *_, tags = archive.parse_name(wheel.plain)
     platforms = sorted(tag.platform for tag in tags)
     if not all(platform.startswith("manylinux_") for platform in platforms):
         yield Finding(
             wheel.path.name, f"platform is {', '.join(platforms)}, which no index takes", "Repair it: build it again with nox."
         )
         return
-    text = run.output([sys.executable, "-m", "auditwheel", "show", "--json", wheel.path], env=run.environment())
+    with wheel.as_plain() as path:
+        text = run.output([sys.executable, "-m", "auditwheel", "show", "--json", path], env=run.environment())
     try:
         report = json.loads(text[text.index("{") :])
         found = next(str(report[key]) for key in ("overall", "overall_tag", "tag") if key in report)
@@ -235,7 +268,7 @@ def documents(wheel: Wheel) -> Iterator[Finding]:
 
 def twine(wheel: Wheel) -> Iterator[Finding]:
     """`twine check --strict` passes: an index will take it and can render its description."""
-    code, text = _tool("twine", "check", "--strict", wheel.path)
+    code, text = _tool(wheel, "twine", "check", "--strict")
     if code:
         for fact in re.findall(r"(?:ERROR|WARNING)\s+(.+)", text) or [text.strip()[-300:]]:
             yield Finding(wheel.path.name, f"twine: {fact.strip().rstrip('.')}", "Correct the metadata.")
@@ -243,7 +276,7 @@ def twine(wheel: Wheel) -> Iterator[Finding]:
 
 def check_wheel_contents(wheel: Wheel) -> Iterator[Finding]:
     """`check-wheel-contents` passes, but for W004 ("not importable") on our libraries: they are opened, not imported."""
-    code, text = _tool("check_wheel_contents", "--no-config", wheel.path)
+    code, text = _tool(wheel, "check_wheel_contents", "--no-config")
     if code:
         complaints = re.findall(r": (W\d+): (.+)\n((?:  .+\n?)*)", text)
         for number, fact, files in complaints or [("", text.strip()[-300:], "")]:
@@ -253,11 +286,11 @@ def check_wheel_contents(wheel: Wheel) -> Iterator[Finding]:
                 yield Finding(wheel.path.name, what.strip(), "Remove or rename what it names.")
 
 
-def _tool(module: str, *arguments: str | Path) -> tuple[int, str]:
+def _tool(wheel: Wheel, module: str, *arguments: str) -> tuple[int, str]:
     """Exit code and output of a Python tool that reads a wheel."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, wheel.as_plain() as path:
         log = Path(folder) / "log.txt"
-        code = _quietly([sys.executable, "-m", module, *arguments], log)
+        code = _quietly([sys.executable, "-m", module, *arguments, path], log)
         _, _, text = log.read_text(encoding="utf-8", errors="replace").partition("\n")  # the command
     return code, text
 
@@ -295,7 +328,7 @@ def missing_files(wheel: Wheel, tree: Path) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
-    record, names, damaged, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents,
+    record, names, labels, damaged, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents,
     twine, check_wheel_contents,
 )  # fmt: skip
 

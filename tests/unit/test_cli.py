@@ -58,7 +58,7 @@ def test_broken_matrix(cli: Cli, checkout: Path) -> None:
 
 def test_keep_going(cli: Cli, checkout: Path) -> None:
     """Without it the first failure ends the run; with it the other variants have their turn, and the code still tells."""
-    (checkout / "variants" / "other.toml").write_text('label = "other"\n' + GOOD)
+    (checkout / "variants" / "other.toml").write_text('label = "other"\n' + GOOD + '[properties.llama_cpp]\nbackend = ["vulkan"]\n')
     done = cli("build")
     assert done.returncode == errors.SourceError.exit_code
     assert done.stdout.count("could not be fetched") == 1

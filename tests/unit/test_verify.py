@@ -15,7 +15,7 @@ import pytest
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 
-from variants import archive, elf, source, verify
+from variants import archive, elf, label, matrix, source, verify
 from variants.errors import WheelError
 
 NAME = "llama_cpp_python-9.9.7-py3-none-manylinux_2_34_x86_64.whl"
@@ -125,6 +125,20 @@ def test_build_paths(tmp_path: Path, files: Files) -> None:
 def test_duplicate_library(tmp_path: Path, files: Files) -> None:
     copy = {**files, "llama_cpp/lib/libmtmd.so.0": files["llama_cpp/lib/libmtmd.so"]}
     assert any("has the same bytes as" in row for row in findings(wheel(tmp_path, copy), verify.duplicates))
+
+
+def test_labelled_wheel(tmp_path: Path, files: Files) -> None:
+    """A labelled wheel is verified as it is, although other tools cannot read its name; label and variant.json must agree."""
+    (tmp_path / "v.toml").write_text(
+        'summary = "x"\nplatforms = ["linux_x86_64"]\nlabel = "v"\n'
+        '[properties.llama_cpp]\nbackend = ["vulkan"]\n[smoke]\ndevice = "X"\n'
+    )
+    made = label.label(wheel(tmp_path, files), matrix.read(tmp_path / "v.toml"), tmp_path)
+    assert verify.verify(made, tree=None) == []
+    renamed = made.rename(made.with_name(made.name.replace("-v.whl", "-w.whl")))
+    assert any("does not go with the file name" in row for row in findings(renamed, verify.labels))
+    renamed = renamed.rename(tmp_path / NAME)
+    assert any("no label in the file name" in row for row in findings(renamed, verify.labels))
 
 
 def test_dishonest_tag(tmp_path: Path, files: Files) -> None:
