@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -114,13 +115,16 @@ def _upstream_wheel(folder: Path, log: Path) -> Path:
     found = list(target.glob("*.whl"))
     if not found:
         upstream = source.vendor()
+        copy = folder / "upstream-source"  # its build writes libraries into its own tree
+        run.remove(copy)
+        shutil.copytree(upstream.tree, copy)
         tools = toolchain.find("system", folder)
         run.console.print(f"building upstream's own wheel with {tools.name} (some minutes)")
         env = run.environment()
         env.pop("SOURCE_DATE_EPOCH", None)  # ggml takes it as a wish for a portable build
         command: list[str | Path] = [
             sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", target,
-            "-Ccmake.build-type=Release", f"-Cbuild-dir={folder / 'upstream-build'}", upstream.tree,
+            "-Ccmake.build-type=Release", f"-Cbuild-dir={folder / 'upstream-build'}", copy,
         ]  # fmt: skip
         run.command(command, log=log, env=env)
         found = list(target.glob("*.whl"))

@@ -243,7 +243,7 @@ def _soname(wheel: Wheel, name: str) -> str | None:
 
 
 def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
-    """The plugins that core.json names are there, and the core's SONAMEs carry its fingerprint."""
+    """The core under its fingerprint and the plugins that core.json names are there, and no library beside them."""
     name = "llama_cpp/lib/core.json"
     try:
         core = json.loads(wheel.files[name])
@@ -251,9 +251,12 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     except (KeyError, ValueError):
         yield Finding(name, "is missing or damaged", "Build the wheel again.")
         return
-    for library in [*plugins, f"ggml-base-{fingerprint}", f"ggml-{fingerprint}", f"llama-{fingerprint}", "llama", "ggml", "mtmd"]:
-        if f"llama_cpp/lib/lib{library}.so" not in wheel.libraries:
-            yield Finding(wheel.path.name, f"lacks llama_cpp/lib/lib{library}.so", "Build the wheel again.")
+    names = [*plugins, f"ggml-base-{fingerprint}", f"ggml-{fingerprint}", f"llama-{fingerprint}", "llama", "ggml", "mtmd"]
+    expected = {f"llama_cpp/lib/lib{name}.so" for name in names}
+    for missing in sorted(expected - set(wheel.libraries)):
+        yield Finding(wheel.path.name, f"lacks {missing}", "Build the wheel again.")
+    for other in sorted(set(wheel.libraries) - expected):
+        yield Finding(other, "is neither of the core nor one of its plugins", "Find out who put it there; CMakeLists.txt did not.")
 
 
 def documents(wheel: Wheel) -> Iterator[Finding]:

@@ -127,6 +127,16 @@ def test_duplicate_library(tmp_path: Path, files: Files) -> None:
     assert any("has the same bytes as" in row for row in findings(wheel(tmp_path, copy), verify.duplicates))
 
 
+def test_unknown_library(tmp_path: Path, files: Files) -> None:
+    """Say one that a build of upstream's own left in its tree."""
+    stray = {**files, "llama_cpp/lib/libggml-cpu.so": files["llama_cpp/lib/libmtmd.so"] + b"\0"}
+    found = findings(wheel(tmp_path, stray), verify.promised_plugins)
+    assert found == [
+        "llama_cpp/lib/libggml-cpu.so: is neither of the core nor one of its plugins. "
+        "Find out who put it there; CMakeLists.txt did not."
+    ]
+
+
 def test_labelled_wheel(tmp_path: Path, files: Files) -> None:
     """A labelled wheel is verified as it is, although other tools cannot read its name; label and variant.json must agree."""
     (tmp_path / "v.toml").write_text(
