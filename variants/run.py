@@ -26,6 +26,7 @@ from .errors import BusyError, CommandError, DiskError
 console = Console(highlight=False, soft_wrap=True)
 _TAIL_LINES = 25
 _HEARTBEAT_SECONDS = 20.0
+_TINY_DISK = 16 * 2**20  # bytes; with less free space a compiler has most probably failed for that
 _COUNTER = re.compile(rb"^\[(\d+/\d+)\]")  # ninja's
 
 
@@ -125,7 +126,7 @@ def _failure(words: list[str], code: int, tail: list[str], log: Path, remedy: st
     how = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
     what = f"`{shlex.join(words)[:200]}` {how}. Its last lines:\n" + "\n".join(f"    {line}" for line in lines)
     text = "\n".join(tail)
-    if "No space left on device" in text:
+    if "No space left on device" in text or shutil.disk_usage(log.parent).free < _TINY_DISK:  # zig only says "Aborted"
         remedy = "The disk is full: free some space and run the same command again."
     elif re.search(r"\bKilled\b|out of memory|cannot allocate memory|signal 9", text, re.IGNORECASE) or code == -9:
         remedy = "Probably out of memory: run the same command again with --jobs 1."

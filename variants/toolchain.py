@@ -71,8 +71,12 @@ def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
     target = f"x86_64-linux-gnu.{_GLIBC}"
     folder = build_dir / f"zig-{version}-{target}"
     zig = home / "zig"
+    # A cache of this checkout's own. Two zig installations that share one rewrite each other's stubs of libc while the other
+    # links: the link then takes memcpy and its like from compiler_rt, and the bytes differ (seen with zig 0.17.1).
+    zig_cache = shlex.quote(str(build_dir / "zig-cache"))
+    cache_lines = f"export ZIG_GLOBAL_CACHE_DIR={zig_cache} ZIG_LOCAL_CACHE_DIR={zig_cache}\n"
     for tool, words in {"cc": f"cc -target {target}", "c++": f"c++ -target {target}", "ar": "ar", "ranlib": "ranlib"}.items():
-        text = f'#!/bin/sh\n# zig {version}\nexec {shlex.quote(str(zig))} {words} "$@"\n'
+        text = f'#!/bin/sh\n# zig {version}\n{cache_lines}exec {shlex.quote(str(zig))} {words} "$@"\n'
         script = folder / tool
         if write and (not script.is_file() or script.read_text(encoding="utf-8") != text):
             with run.replacing(script) as part:

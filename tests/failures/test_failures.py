@@ -39,11 +39,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def default_interrupt() -> None:
+    """A shell starts background jobs with SIGINT ignored; here it is to arrive."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(checkout: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     command = [*prefix, sys.executable, "-m", "variants", *(arguments or ("build", "cpu"))]
     return subprocess.Popen(
-        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PIP_NO_INDEX": "1"}
-    )
+        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PIP_NO_INDEX": "1"}, preexec_fn=default_interrupt,
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

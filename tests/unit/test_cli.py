@@ -172,7 +172,10 @@ def test_interrupted(checkout: Path, number: signal.Signals, code: int) -> None:
         "m._vendor = lambda options: run.command(['sh', '-c', 'sleep 300 & echo $!; wait'], log=Path('log.txt'))\n"
         "sys.exit(m.main(['vendor']))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=checkout, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=checkout, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in a shell's background jobs
+    )  # fmt: skip
     log = checkout / "log.txt"
     for _ in range(100):
         if log.exists() and len(log.read_text().splitlines()) == 2:
