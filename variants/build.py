@@ -105,7 +105,7 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     tools = toolchain.find(options.toolchain, BUILD / "toolchains")  # before anything is fetched: it may not be there
     with steps.step("vendor", f"{pin.name} {pin.version}"):
         upstream = source.vendor()
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", upstream.epoch))
+    epoch = _epoch(upstream)
     with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
         jobs = options.jobs or os.cpu_count() or 1
         wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=build_dir)
@@ -124,12 +124,24 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     return Built(variant.name, DIST / finished.name, steps.done, tools.cache)
 
 
+def _epoch(upstream: source.Upstream) -> int:
+    """SOURCE_DATE_EPOCH (seconds since 1970), or the newest time in upstream's sdist.
+
+    Raises:
+        UsageError: the variable is no number.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch))
+    if not text.isdecimal():
+        raise UsageError(f"SOURCE_DATE_EPOCH={text} is no number of seconds.", "Set it to seconds since 1970, or unset it.")
+    return int(text)
+
+
 def _print_plan(variant: Variant, platform: str, options: Options) -> None:
     """What :func:`_build` would do, without doing any of it."""
     pin = source.read_pin()
     try:
         upstream = source.read_tree(pin)
-        fetched = "is there already" if upstream.sha256 == pin.sha256 else "would be fetched"
+        fetched = "is there already"
     except VariantsError:
         upstream = source.Upstream(source.TREE, pin.version, pin.sha256, 0, "unknown")
         fetched = "would be fetched with pip, checked and unpacked"
@@ -147,7 +159,7 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
             f"auditwheel, for {tools.manylinux or 'the lowest manylinux tag that is true'} -> {_short(build_dir / 'repaired')}",
         ),
         *([("label", f"as {variant.label} -> {_short(build_dir / 'labelled')}")] if variant.label else []),
-        ("verify", "; ".join((check.__doc__ or "").split(".")[0].split(":")[0] for check in verify.CHECKS)),
+        ("verify", ", ".join(check.__name__.replace("_", " ") for check in verify.CHECKS)),
         ("publish", f"rename into {_short(DIST)}"),
     ]
     run.console.print(

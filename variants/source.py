@@ -104,12 +104,15 @@ def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
     """What an unpacked tree says of itself.
 
     Raises:
-        SourceError: it is not there.
+        SourceError: it is not there, or of another release.
     """
     stamp = tree / _STAMP
     if not stamp.is_file():
         raise SourceError(f"Upstream's source is not in {tree}.", "Fetch it: `nox -s vendor`.")
-    return Upstream(tree, pin.version, pin.sha256, int(stamp.read_text().split()[1]), _commit(tree, pin.version))
+    sha256, epoch = stamp.read_text().split()
+    if sha256 != pin.sha256:
+        raise SourceError(f"{tree} holds another release than {pin.version}, which is pinned.", "Fetch it: `nox -s vendor`.")
+    return Upstream(tree, pin.version, pin.sha256, int(epoch), _commit(tree, pin.version))
 
 
 def _commit(tree: Path, version: str) -> str:

@@ -39,6 +39,15 @@ def test_dry_run_does_nothing(cli: Cli, checkout: Path) -> None:
     assert sorted(checkout.rglob("*")) == before
 
 
+def test_broken_epoch() -> None:
+    """The function itself: the command line gets this far only with upstream's tree."""
+    script = "from variants import build, source; build._epoch(source.Upstream(None, '', '', 5, ''))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "now"}
+    )
+    assert "UsageError: SOURCE_DATE_EPOCH=now is no number of seconds." in done.stderr
+
+
 def test_misspelt_variant(cli: Cli) -> None:
     done = cli("build", "cpuu")
     assert done.returncode == errors.UsageError.exit_code

@@ -108,6 +108,13 @@ def test_unpacks_again_offline(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(vendor_dir.glob(".*.part"))
 
 
+def test_tree_of_another_release(vendor_dir: Path) -> None:
+    upstream = source.vendor(vendor_dir=vendor_dir)
+    pin = source.Pin("llama-cpp-python", "9.9.8", "0" * 64)
+    with pytest.raises(SourceError, match="holds another release"):
+        source.read_tree(pin, upstream.tree)
+
+
 def test_damaged_archive_is_fetched_anew(vendor_dir: Path) -> None:
     source.vendor(vendor_dir=vendor_dir)
     shutil.rmtree(vendor_dir / "llama_cpp_python")
