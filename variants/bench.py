@@ -161,7 +161,7 @@ def _print(results: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     for key, ours in results["wheel"].items():
         cells = [f"{_shown(key, statistics.median(row[key]))}" for row in results.values()]
         table.add_row(key, *cells, *(str(ratio(ours, results[name][key])) for name in others))
-    run.console.print(table)
+    run.console.print(table, width=max(run.console.width, 120))
 
 
 def _shown(key: str, value: float) -> str:
