@@ -16,6 +16,7 @@ Try `nox -s build_variant -- cpu`, then `nox -s test_variant -- cpu`. Everything
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 
 import nox
@@ -28,7 +29,9 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PINS = ROOT / "variants" / "requirements.txt"
-VARIANTS = [file.stem for file in sorted((ROOT / "variants").glob("*.toml"))]
+VARIANTS = [  # those that can be built already: plugins come next
+    file.stem for file in sorted((ROOT / "variants").glob("*.toml")) if "plugin" not in tomllib.loads(file.read_text())
+]
 
 
 def asked(arguments: list[str]) -> list[str]:
@@ -80,6 +83,13 @@ def index(session: nox.Session) -> None:
     """Make static index pages in site/ from the wheels in dist/; `-- [--base-url URL]`."""
     install(session)
     session.run("python", "-m", "variants", "index", *session.posargs)
+
+
+@nox.session(default=False)
+def explain(session: nox.Session) -> None:
+    """Say which wheel an installer takes, here or elsewhere, and why; `-- [INDEX] [--driver 12.8 --sm 8.6] [--installer pip]`."""
+    install(session)
+    session.run("python", "-m", "variants", "explain", *session.posargs)
 
 
 @nox.session(default=False)

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from rich.markup import escape
 
-from . import bench, build, index, label, matrix, run, serve, smoke, source, toolchain, verify
+from . import bench, build, explain, index, label, listing, machine, matrix, run, serve, smoke, source, toolchain, verify
 from .errors import DiskError, VariantsError
 
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     def step(name: str, text: str) -> argparse.ArgumentParser:
         return steps.add_parser(name, help=text, description=text, parents=[common])
 
-    names = f"variants to take: {', '.join(file.stem for file in sorted(matrix.FOLDER.glob('*.toml')))} (default: all of them)"
+    names = f"variants to take: {', '.join(file.stem for file in sorted(matrix.FOLDER.glob('*.toml')))} (default: all that can be built)"
 
     vendor = step("vendor", "Fetch, check and unpack the pinned upstream; with VERSION, move the pin there first.")
     vendor.add_argument("version", nargs="?", metavar="VERSION", help="a release of llama-cpp-python, as in 0.3.36")
@@ -128,6 +129,27 @@ def _parser() -> argparse.ArgumentParser:
     unname.add_argument("--out", type=Path, metavar="FOLDER", help="where the plain wheel goes (default: beside FILE)")
     unname.set_defaults(do=_unlabel)
 
+    why = step(
+        "explain", "Say which wheel an installer takes on this machine, or on one that is described, and why not the others."
+    )
+    why.add_argument("where", nargs="?", metavar="INDEX", help="an address, a site or a folder of wheels (default: site/ or dist/)")
+    why.add_argument("--installer", choices=tuple(explain.INSTALLERS), default="standard", help="default: one with every provider")
+    why.add_argument("--version", metavar="VERSION", help="of the package (default: the newest that fits)")
+    why.add_argument("--project", default=listing.PROJECT, metavar="NAME", help=f"another package (default: {listing.PROJECT})")
+    why.add_argument("--all", action="store_true", help="show wheels for other platforms too")
+    why.add_argument("--json", action="store_true", help="for programs: everything, as JSON")
+    other = why.add_argument_group("another machine than this one (any of these; what is not named is not there)")
+    other.add_argument("--platform", metavar="PLATFORM", help=f"{', '.join(machine.PLATFORMS)}, or as in manylinux_2_28_x86_64")
+    other.add_argument("--driver", metavar="CUDA", help="NVIDIA's driver, by the newest CUDA that it runs, as in 12.8")
+    other.add_argument(
+        "--sm", action="append", metavar="SM", help="compute capability of an NVIDIA GPU, as in 8.6 (again for each)"
+    )
+    other.add_argument("--gfx", action="append", metavar="GFX", help="architecture of an AMD GPU, as in gfx1100 (again for each)")
+    other.add_argument("--rocm", metavar="VERSION", help="ROCm, as in 7.0.0")
+    other.add_argument("--cpu", metavar="CPU", help="processor by archspec's name, as in haswell")
+    other.add_argument("--python", metavar="X.Y", help="default: 3.12")
+    why.set_defaults(do=_explain)
+
     web = step("serve", "Serve site/ on 127.0.0.1, and print the commands that install from it.")
     web.add_argument("--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="the folder that `index` made")
     web.add_argument("--port", type=_natural, default=8000, metavar="N", help="0 for any free one (default: 8000)")
@@ -158,7 +180,7 @@ def _vendor(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    chosen = matrix.select(options.names, matrix.load())
+    chosen = _chosen(options.names)
     fields = build.Options.__struct_fields__
     build.build_all(chosen, build.Options(**{name: getattr(options, name) for name in fields}))
 
@@ -181,7 +203,13 @@ def _old_cpus(options: argparse.Namespace) -> None:
 
 def _wheels(options: argparse.Namespace, names: Sequence[str] = ()) -> list[Path]:
     """The wheel that was named, or those of the variants in dist/."""
-    return [options.wheel] if options.wheel else build.wheels(matrix.select(names, matrix.load()))
+    return [options.wheel] if options.wheel else build.wheels(_chosen(names))
+
+
+def _chosen(names: Sequence[str]) -> list[matrix.Variant]:
+    """The variants of these names; where none is named, all that can be built."""
+    known = matrix.load()
+    return matrix.select(names or [name for name, variant in known.items() if not variant.table.plugin], known)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -195,6 +223,20 @@ def _index(options: argparse.Namespace) -> None:
     for file in files:
         run.console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
     run.console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    facts = {name: getattr(options, name) for name in ("platform", "driver", "gfx", "rocm", "cpu", "python", "sm")}
+    given = {name: value for name, value in facts.items() if value is not None}
+    asked = machine.checked(msgspec.convert(given, machine.Machine)) if given else machine.detect()
+    site = source.ROOT / "site"
+    where = options.where or str(site if site.is_dir() else build.DIST)
+    answer = explain.explain(listing.read(where, options.project), asked, options.installer, options.version)
+    if options.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
+    else:
+        explain.show(answer, options.all)
+    return 0 if answer.choice.winner else 1
 
 
 def _label(options: argparse.Namespace) -> None:

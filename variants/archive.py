@@ -122,6 +122,11 @@ def split_label(name: str) -> tuple[str, str | None]:
     return name, None
 
 
+def plain_path(wheel: Path) -> Path:
+    """A wheel's path without the variant label, which no tool but the installers can read yet."""
+    return wheel.with_name(split_label(wheel.name)[0])
+
+
 def rewrite(
     wheel: Path, target: Path, changed: Mapping[str, bytes], dropped: frozenset[str] = frozenset(), info: str | None = None
 ) -> None:

@@ -15,10 +15,12 @@ from rich.table import Table
 
 from . import archive, assemble, core, label, repair, run, source, toolchain, verify
 from .errors import UsageError, VariantsError
-from .matrix import PLATFORMS, Variant
+from .matrix import Variant
 from .source import ROOT
 
 BUILD = ROOT / "build"
+#: Where wheels can be built so far, of the platforms in the matrix.
+HOSTS = ("linux_x86_64",)
 DIST = ROOT / "dist"
 
 
@@ -50,8 +52,8 @@ def host_platform() -> str:
         UsageError: nothing is built on such a machine.
     """
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    if platform not in PLATFORMS:
-        raise UsageError(f"This machine is {platform}.", f"Wheels are built on {', '.join(PLATFORMS)}.")
+    if platform not in HOSTS:
+        raise UsageError(f"This machine is {platform}.", f"Wheels are built on {', '.join(HOSTS)} so far.")
     return platform
 
 
@@ -66,6 +68,11 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
         if platform not in variant.table.platforms:
             raise UsageError(
                 f"{variant.name} is not built on {platform}.", f"{variant.file} names {', '.join(variant.table.platforms)}."
+            )
+        if variant.table.plugin:
+            raise UsageError(
+                f"{variant.name} cannot be built yet: it wants ggml's plugin `{variant.table.plugin}`, and only the core is built.",
+                "Build the plain wheel: `nox -s build_variant -- cpu`. docs/status.md says what there is.",
             )
     if options.dry_run:
         for variant in variants:
@@ -175,7 +182,7 @@ def _short(path: Path) -> str:
 
 def _print_table(built: Sequence[Built]) -> None:
     for row in built:
-        *_, tags = archive.parse_name(row.wheel.with_name(archive.split_label(row.wheel.name)[0]))
+        *_, tags = archive.parse_name(archive.plain_path(row.wheel))
         table = Table.grid(padding=(0, 2))
         table.add_row("file", str(_short(row.wheel)))
         table.add_row("tag", ", ".join(sorted(str(tag) for tag in tags)))
@@ -213,8 +220,7 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
 
 def _is(wheel: Path, version: str, wanted: str | None) -> bool:
     """Is this a wheel of that version and label (None: plain)?"""
-    plain, found = archive.split_label(wheel.name)
-    return found == wanted and str(archive.parse_name(wheel.with_name(plain))[1]) == version
+    return archive.split_label(wheel.name)[1] == wanted and str(archive.parse_name(archive.plain_path(wheel))[1]) == version
 
 
 def stale(wheel: Path) -> str | None:

@@ -34,7 +34,7 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
         if f"{info}/{_FILE}" in opened.namelist():
             raise WheelError(f"{wheel} has a {_FILE} already, but no label in its name.", "Build it again.")
         header = opened.read(f"{info}/METADATA")
-    changed = {f"{info}/{_FILE}": metadata.to_bytes(metadata.dist_info(variant.label, variant.table.properties))}
+    changed = {f"{info}/{_FILE}": metadata.to_bytes(metadata.dist_info(variant.label, variant.properties))}
     if variant.table.runtime.requires:
         changed[f"{info}/METADATA"] = _with_requirements(header, variant.table.runtime.requires)
     target = target_dir / f"{wheel.stem}-{variant.label}.whl"

@@ -13,10 +13,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from . import metadata
 from .errors import MatrixError, UsageError
+from .machine import PLATFORMS
 
 FOLDER = Path(__file__).parent
-#: Platforms as wheel tags spell them, before a repair tool replaces ``linux`` by ``manylinux_X_Y``.
-PLATFORMS = ("linux_x86_64",)
 _LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
 
 
@@ -32,18 +31,47 @@ class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requires: list[str] = []
 
 
+class Cuda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """NVIDIA: `architectures`, those that get machine code, as in ``86`` for compute capability 8.6; `ptx`, the one whose PTX goes
+    in as well, which drivers compile for GPUs newer than all of them."""
+
+    architectures: list[str]
+    ptx: str | None = None
+
+    def properties(self) -> dict[str, dict[str, list[str]]]:
+        """``nvidia :: sm_arch``. A device M.m takes ``M0_virtual`` and no other PTX, so every newer major that this PTX reaches is
+        listed too; none beyond 12, which nvidia-variant-provider does not know yet."""
+        real = [f"{architecture}_real" for architecture in self.architectures]
+        reached = [major for major in range(5, 13) if self.ptx and major * 10 >= int(self.ptx)]
+        return {"nvidia": {"sm_arch": real + [f"{major}0_virtual" for major in reached]}}
+
+
+class Rocm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """AMD: `architectures`, those that get machine code, as in ``gfx1100``."""
+
+    architectures: list[str]
+
+    def properties(self) -> dict[str, dict[str, list[str]]]:
+        """``amd :: gfx_arch``."""
+        return {"amd": {"gfx_arch": self.architectures}}
+
+
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A matrix file as it stands on disk. Keys without a default are required.
 
-    summary: one line for people. platforms: wheel platforms on which the variant exists, of :data:`PLATFORMS`. label: the variant
-    label of PEP 825; none for the plain wheel. properties: what the label stands for, namespace -> feature -> values. runtime: see
-    :class:`Runtime`. smoke: see :class:`Smoke`.
+    summary: one line for people. platforms: on which the variant exists, by the short names of :mod:`.machine`, which are wheel
+    platforms before repair. label: the variant label of PEP 825; none for the plain wheel. plugin: ggml's backend that goes in
+    beside the core (``cuda`` for libggml-cuda). properties: what the label stands for, namespace -> feature -> values, beside what
+    `cuda` and `rocm` give. runtime: see :class:`Runtime`. smoke: see :class:`Smoke`.
     """
 
     summary: str
     platforms: list[str]
     smoke: Smoke
     label: str | None = None
+    plugin: str | None = None
+    cuda: Cuda | None = None
+    rocm: Rocm | None = None
     properties: dict[str, dict[str, list[str]]] = {}
     runtime: Runtime = Runtime()
 
@@ -59,6 +87,15 @@ class Variant(msgspec.Struct, frozen=True):
     def label(self) -> str | None:
         """Variant label (PEP 825), or None for the plain wheel."""
         return self.table.label
+
+    @property
+    def properties(self) -> dict[str, dict[str, list[str]]]:
+        """What the label stands for: the file's properties, and those that its lists of architectures give."""
+        merged = {namespace: dict(features) for namespace, features in self.table.properties.items()}
+        for part in (self.table.cuda, self.table.rocm):
+            for namespace, features in part.properties().items() if part else ():
+                merged.setdefault(namespace, {}).update(features)
+        return merged
 
 
 def load(folder: Path = FOLDER) -> dict[str, Variant]:
@@ -105,29 +142,38 @@ def read(file: Path) -> Variant:
             f'{file}: key `label`: "{table.label}" is no variant label.',
             "Use 1 to 16 of the characters 0-9 a-z _ . (PEP 825).",
         )
-    if (table.label is None) != (not table.properties):
+    variant = Variant(file.stem, file, table)
+    if (table.label is None) != (not variant.properties):
         raise MatrixError(
             f"{file}: a label stands for properties, and only for them.", "Give it both `label` and `[properties.…]`, or neither."
         )
-    _check_values(file, table)
-    return Variant(file.stem, file, table)
+    _check_values(file, variant)
+    return variant
 
 
-def _check_values(file: Path, table: Table) -> None:
-    """Properties that variantlib takes as such, in namespaces that pyproject.toml has a provider for; valid requirements."""
-    providers = metadata.providers().namespace_priorities
-    for namespace, features in table.properties.items():
-        if namespace not in providers:
+def _check_values(file: Path, variant: Variant) -> None:
+    """Properties that their provider knows, in namespaces that pyproject.toml has a provider for; valid requirements."""
+    table = variant.table
+    if table.cuda and not all(
+        re.fullmatch(r"[5-9]\d|1[0-2]\d", text) for text in [*table.cuda.architectures, table.cuda.ptx or "90"]
+    ):
+        raise MatrixError(
+            f"{file}: table `cuda`: an architecture is two or three digits.", 'Write compute capability 8.6 as "86", 12.0 as "120".'
+        )
+    namespaces = metadata.own().namespace_priorities
+    for namespace, features in variant.properties.items():
+        if namespace not in namespaces:
             raise MatrixError(
                 f"{file}: key `properties.{namespace}`: there is no such provider.",
-                f"Providers in pyproject.toml, [variant.providers]: {', '.join(providers)}.",
+                f"Providers in pyproject.toml, [variant.providers]: {', '.join(namespaces)}.",
             )
         for feature, values in features.items():
             try:
                 metadata.properties(namespace, feature, values)
             except ValueError as error:
                 raise MatrixError(
-                    f"{file}: key `properties.{namespace}.{feature}`: {error}", "Values are lists of a-z 0-9 _ . (PEP 825)."
+                    f"{file}: key `properties.{namespace}.{feature}`: {error}.",
+                    "Values are lists of a-z 0-9 _ . (PEP 825); docs/metadata.md has each provider's features.",
                 ) from error
     for text in table.runtime.requires:
         try:
@@ -161,6 +207,7 @@ def _keys(path: str) -> list[str]:
     kind: type[msgspec.Struct] = Table
     for part in path.split(".")[1:]:
         inner = typing.get_type_hints(kind).get(part)
+        inner = next((one for one in typing.get_args(inner) if one is not type(None)), inner) if inner else None
         if not (isinstance(inner, type) and issubclass(inner, msgspec.Struct)):
             return []
         kind = inner

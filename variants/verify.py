@@ -53,7 +53,7 @@ class Wheel(msgspec.Struct, frozen=True):
     @property
     def plain(self) -> Path:
         """The path without the variant label, which no tool but the installers can read yet."""
-        return self.path.with_name(archive.split_label(self.path.name)[0])
+        return archive.plain_path(self.path)
 
     @contextlib.contextmanager
     def as_plain(self) -> Iterator[Path]:
@@ -90,7 +90,7 @@ def read(path: Path) -> Wheel:
     Raises:
         WheelError: it cannot be read as a wheel at all.
     """
-    archive.parse_name(path.with_name(archive.split_label(path.name)[0]))
+    archive.parse_name(archive.plain_path(path))
     files = archive.contents(path)
     with archive.open_wheel(path) as opened:
         wheel = Wheel(path, files, archive.dist_info(opened), {}, {})

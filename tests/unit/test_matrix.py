@@ -25,8 +25,26 @@ def test_the_real_matrix_loads_and_is_documented() -> None:
     documented = (matrix.FOLDER.parent / "docs" / "variants.md").read_text(encoding="utf-8")
     for name in variants:
         assert f"`{name}`" in documented
-    for field in matrix.Table.__struct_fields__ + matrix.Smoke.__struct_fields__ + matrix.Runtime.__struct_fields__:
+    for field in (
+        matrix.Table.__struct_fields__
+        + matrix.Smoke.__struct_fields__
+        + matrix.Runtime.__struct_fields__
+        + matrix.Cuda.__struct_fields__
+    ):
         assert f"`{field}`" in documented
+
+
+def test_architectures_stand_once(tmp_path: Path) -> None:
+    """One list gives `sm_arch`, with M0_virtual for every major that the PTX reaches (PTX 90: from Hopper on)."""
+    text = 'label = "c"\n' + GOOD + '[cuda]\narchitectures = ["61", "90", "120"]\nptx = "90"\n'
+    text += '[properties.nvidia]\ncuda_version_lower_bound = ["12.4"]\n'
+    assert matrix.read(write(tmp_path, text)).properties == {
+        "nvidia": {
+            "cuda_version_lower_bound": ["12.4"],
+            "sm_arch": ["61_real", "90_real", "120_real", "90_virtual", "100_virtual", "110_virtual", "120_virtual"],
+        }
+    }
+    assert "100_virtual" not in str(matrix.read(write(tmp_path, text.replace('ptx = "90"\n', ""))).properties)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +53,15 @@ def test_the_real_matrix_loads_and_is_documented() -> None:
         ("sumary = 'x'\n" + GOOD, "unknown key `sumary`", 'Did you mean "summary"?'),
         ('label = "x"\n' + GOOD, "a label stands for properties", "or neither"),
         (GOOD + '[properties.llama_cpp]\nbackend = ["vulkan"]\n', "a label stands for properties", "or neither"),
-        (LABELLED.replace("llama_cpp", "amd"), "key `properties.amd`: there is no such provider", "nvidia, llama_cpp"),
+        (LABELLED.replace("llama_cpp", "intel"), "key `properties.intel`: there is no such provider", "nvidia, amd, llama_cpp"),
+        (
+            LABELLED.replace("llama_cpp", "nvidia"),
+            "key `properties.nvidia.backend`: the provider of nvidia knows no feature",
+            "metadata.md",
+        ),
+        (LABELLED + '[cuda]\narchitectures = ["8.6"]\n', "table `cuda`: an architecture is two or three digits", 'as "86"'),
+        (LABELLED + '[cuda]\nptx = "90"\n', "key `architectures` is missing in `[cuda]`", "docs/variants.md"),
+        (LABELLED + '[rocm]\narchitectures = ["1100"]\n', "the provider of amd has no gfx_arch 1100", "metadata.md"),
         (LABELLED.replace('"vulkan"', '"Vul-kan"'), 'key `properties.llama_cpp.backend`: "Vul-kan" is no value', "PEP 825"),
         (LABELLED.replace('"vulkan"', '"metal"'), "static properties have only", "PEP 825"),
         (LABELLED.replace('["vulkan"]', "[]"), "the list of values is empty", "PEP 825"),

@@ -1,0 +1,184 @@
+"""What an index offers: its files, and what the labels among them stand for. Read from wheels, from a site, or over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+import requests
+from packaging.utils import BuildTag
+from packaging.version import Version
+from pypi_simple import DistributionPackage, PyPISimple
+from pypi_simple.errors import NoSuchProjectError, UnsupportedContentTypeError, UnsupportedRepoVersionError
+from variantlib.models.variant_info import VariantInfo
+from variantlib.variants_json import VariantsJson
+
+from . import archive, metadata
+from .errors import UsageError, VariantsError, WheelError
+
+PROJECT = "llama-cpp-python"
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A wheel that is offered: what its name says, and what the index says of it."""
+
+    name: str
+    version: str
+    build: BuildTag
+    tags: frozenset[str]
+    label: str | None
+    yanked: bool = False
+    requires_python: str | None = None
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Every wheel of one project, and for each version with labels its merged metadata, or in `problems` why there is none."""
+
+    where: str
+    wheels: list[Candidate]
+    variants: dict[str, VariantInfo]
+    problems: dict[str, str]
+
+    def versions(self) -> list[str]:
+        """Newest first."""
+        return sorted({wheel.version for wheel in self.wheels}, key=Version, reverse=True)
+
+
+def read(where: str, project: str = PROJECT) -> Listing:
+    """What `where` offers of `project`: a folder of wheels, a site that `index` made, or the address of an index.
+
+    Raises:
+        UsageError: it is none of these, does not answer, or has nothing of this project.
+    """
+    if where.startswith(("http://", "https://")):
+        return _read_url(where, project)
+    folder = Path(where)
+    if not folder.is_dir():
+        raise UsageError(
+            f"{where} is no folder.", "Give a folder of wheels, a site that `nox -s index` made, or an index's address."
+        )
+    for root in (folder / "simple", folder, folder.parent):
+        page = root / project / "index.json"
+        if page.is_file():
+            return _read_site(page, where)
+    return _read_wheels(folder, project)
+
+
+def _read_wheels(folder: Path, project: str) -> Listing:
+    wheels: list[Candidate] = []
+    variants: dict[str, VariantsJson] = {}
+    problems: dict[str, str] = {}
+    for path in sorted(folder.glob("*.whl")):
+        candidate = parse(path.name)
+        if candidate is None or archive.parse_name(archive.plain_path(path))[0] != project:
+            continue
+        wheels.append(candidate)
+        if candidate.label:
+            try:
+                with archive.open_wheel(path) as opened:
+                    content = opened.read(f"{archive.dist_info(opened)}/variant.json")
+                info = metadata.read_wheel(content, candidate.label)
+                variants.setdefault(candidate.version, VariantsJson(info)).merge(info)
+            except (KeyError, ValueError, WheelError) as error:
+                problems[candidate.version] = f"{path.name}: {error}"
+    if not wheels:
+        raise UsageError(f"There is no wheel of {project} in {folder}.", "Build one: `nox -s build_variant -- cpu`.")
+    return Listing(str(folder), wheels, dict(variants), problems)
+
+
+def _read_site(page: Path, where: str) -> Listing:
+    try:
+        rows = msgspec.json.decode(page.read_bytes(), type=_Page).files
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{page} is no project page of PEP 691: {error}.", "Make the site again: `nox -s index`.") from error
+    wheels = [_with(candidate, row) for row in rows if (candidate := parse(row.filename))]
+    variants: dict[str, VariantInfo] = {}
+    problems: dict[str, str] = {}
+    for row in rows:
+        if version := _metadata_version(row.filename):
+            try:
+                _add(variants, problems, version, (page.parent / row.filename).read_bytes(), row.hashes.get("sha256"))
+            except OSError as error:
+                problems[version] = f"{row.filename} cannot be read: {error.strerror}"
+    return Listing(where, wheels, variants, problems)
+
+
+class _Row(msgspec.Struct):
+    filename: str
+    hashes: dict[str, str] = {}
+    yanked: bool | str = False
+    requires_python: str | None = msgspec.field(default=None, name="requires-python")
+
+
+class _Page(msgspec.Struct):
+    files: list[_Row]
+
+
+def _read_url(url: str, project: str) -> Listing:
+    root = url.rstrip("/")
+    root = root.removesuffix(f"/{project}")
+    try:
+        with PyPISimple(root + "/") as client:
+            packages = client.get_project_page(project, timeout=20).packages
+            wheels = [
+                _with(candidate, _Row(package.filename, {}, package.is_yanked or False, package.requires_python))
+                for package in packages
+                if (candidate := parse(package.filename))
+            ]
+            variants: dict[str, VariantInfo] = {}
+            problems: dict[str, str] = {}
+            for package in packages:
+                if version := _metadata_version(package.filename):
+                    _fetch(client, package, version, variants, problems)
+    except NoSuchProjectError as error:
+        raise UsageError(
+            f"{url} has no {project}.", "Is it the address that installers get, the one that ends with simple/?"
+        ) from error
+    except (requests.RequestException, UnsupportedContentTypeError, UnsupportedRepoVersionError, ValueError) as error:
+        raise UsageError(
+            f"{url} does not answer as an index: {error}.", "Check the address, and that it can be reached."
+        ) from error
+    return Listing(url, wheels, variants, problems)
+
+
+def _fetch(
+    client: PyPISimple, package: DistributionPackage, version: str, variants: dict[str, VariantInfo], problems: dict[str, str]
+) -> None:
+    answer = client.s.get(package.url, timeout=20)
+    if not answer.ok:
+        problems[version] = f"{package.filename} is linked, but the server answers {answer.status_code}"
+    else:
+        _add(variants, problems, version, answer.content, package.digests.get("sha256"))
+
+
+def _add(variants: dict[str, VariantInfo], problems: dict[str, str], version: str, content: bytes, sha256: str | None) -> None:
+    try:
+        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError("it has another hash than its link says")
+        metadata.check(content)
+        variants[version] = VariantsJson(json.loads(content))
+    except ValueError as error:
+        problems[version] = f"the metadata of {version} cannot be used: {error}"
+
+
+def parse(filename: str) -> Candidate | None:
+    """A wheel by its file name, or None where it is the name of something else."""
+    if not filename.endswith(".whl"):
+        return None
+    try:
+        _, version, build, tags = archive.parse_name(archive.plain_path(Path(filename)))
+    except VariantsError:
+        return None
+    return Candidate(filename, str(version), build, frozenset(map(str, tags)), archive.split_label(filename)[1])
+
+
+def _with(candidate: Candidate, row: _Row) -> Candidate:
+    return msgspec.structs.replace(candidate, yanked=row.yanked is not False, requires_python=row.requires_python)
+
+
+def _metadata_version(filename: str) -> str | None:
+    """The version in ``{name}-{version}-variants.json``, or None."""
+    parts = filename.removesuffix("-variants.json").split("-")
+    return str(Version(parts[1])) if filename.endswith("-variants.json") and len(parts) == 2 else None
