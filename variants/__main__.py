@@ -12,7 +12,7 @@ import msgspec
 from rich.markup import escape
 
 from . import bench, build, explain, index, label, listing, machine, matrix, run, serve, smoke, source, toolchain, verify
-from .errors import DiskError, VariantsError
+from .errors import DiskError, UsageError, VariantsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     def step(name: str, text: str) -> argparse.ArgumentParser:
         return steps.add_parser(name, help=text, description=text, parents=[common])
 
-    names = f"variants to take: {', '.join(file.stem for file in sorted(matrix.FOLDER.glob('*.toml')))} (default: all that can be built)"
+    names = (
+        f"variants to take: {', '.join(file.stem for file in sorted(matrix.FOLDER.glob('*.toml')))} (default: what can be built)"
+    )
 
     vendor = step("vendor", "Fetch, check and unpack the pinned upstream; with VERSION, move the pin there first.")
     vendor.add_argument("version", nargs="?", metavar="VERSION", help="a release of llama-cpp-python, as in 0.3.36")
@@ -112,12 +114,19 @@ def _parser() -> argparse.ArgumentParser:
         "--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="where the pages go (default: site)"
     )
     pages.add_argument("--base-url", metavar="URL", help="the wheels lie there (release assets, say) and are linked, not copied")
+    pages.add_argument(
+        "--site-url",
+        metavar="URL",
+        default="http://127.0.0.1:8000/",
+        help="where the site will be, for the commands on its front page",
+    )
     pages.add_argument("--allow-no-fallback", action="store_true", help="list a version that has no plain wheel")
     pages.set_defaults(do=_index)
 
     name = step("label", "Label a repaired wheel as a variant: file name, variant.json, its own requirements.")
     name.add_argument("file", type=Path, metavar="FILE", help="a plain wheel")
     name.add_argument("variant", metavar="VARIANT", help="a variant of the matrix that has a label")
+    name.add_argument("--label", metavar="LABEL", help="refuse, if the matrix has another label for this variant")
     name.add_argument("--out", type=Path, metavar="FOLDER", help="where the labelled wheel goes (default: beside FILE)")
     name.set_defaults(do=_label)
 
@@ -149,6 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--cpu", metavar="CPU", help="processor by archspec's name, as in haswell")
     other.add_argument("--python", metavar="X.Y", help="default: 3.12")
     why.set_defaults(do=_explain)
+
+    page = step("machines", "Print docs/machines.md: which machine gets which wheel.")
+    page.set_defaults(do=lambda _: sys.stdout.write(machine.markdown()) and None)
 
     web = step("serve", "Serve site/ on 127.0.0.1, and print the commands that install from it.")
     web.add_argument("--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="the folder that `index` made")
@@ -219,10 +231,15 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     with run.locked(build.BUILD):
-        files = index.build_index(options.dist, options.site, index.Options(options.base_url, options.allow_no_fallback))
+        chosen = index.Options(options.base_url, options.site_url, options.allow_no_fallback)
+        files = index.build_index(options.dist, options.site, chosen)
     for file in files:
         run.console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
     run.console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
+    if options.base_url and any(file.label for file in files):
+        run.console.print(
+            f"Upload to {options.base_url} all wheels in {options.dist} and {options.dist / 'backends'}.", markup=False
+        )
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -241,6 +258,11 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _label(options: argparse.Namespace) -> None:
     (variant,) = matrix.select([options.variant], matrix.load())
+    if options.label not in (None, variant.label):
+        raise UsageError(
+            f'{variant.name} has the label "{variant.label}" in {variant.file}, not "{options.label}".',
+            "A label stands for what the matrix says: name that one, or change the file.",
+        )
     run.console.print(str(label.label(options.file, variant, options.out or options.file.parent)), markup=False)
 
 

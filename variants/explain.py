@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from variantlib.models.variant import VariantDescription, VariantProperty
 from variantlib.models.variant_info import VariantInfo
-from variantlib.resolver.lib import sort_and_filter_supported_variants
+from variantlib.resolver.lib import filter_variants
+from variantlib.resolver.sorting import sort_variant_properties, sort_variants_descriptions
 
 from . import machine as machines
 from . import providers, run
@@ -53,6 +54,11 @@ class Choice(msgspec.Struct, frozen=True):
     ranked: list[Judged]
     problem: str = ""
 
+    @property
+    def spelled(self) -> str:
+        """The winner as the machine table spells it: its label, ``plain`` or ``nothing``."""
+        return "nothing" if self.winner is None else self.label or "plain"
+
 
 def choose(listing: Listing, machine: Machine, installer: str, version: str | None = None) -> Choice:
     """The choice among the wheels of `version`, or of the newest version of which anything fits.
@@ -82,7 +88,7 @@ def choose(listing: Listing, machine: Machine, installer: str, version: str | No
 
 def _choose(listing: Listing, machine: Machine, installer: str, version: str, pinned: bool) -> Choice:
     wheels = [wheel for wheel in listing.wheels if wheel.version == version]
-    tags = {str(tag): rank for rank, tag in reversed(list(enumerate(machines.wheel_tags(machine))))}
+    tags = machines.wheel_tags(machine)
     labelled = installer in KNOW_LABELS
     info = listing.variants.get(version)
     if labelled and version in listing.problems:
@@ -126,9 +132,12 @@ def _labels(info: VariantInfo, machine: Machine, installer: str) -> list[str | N
         answer = providers.supported(namespace, provider, machine) or {}
         features[namespace] = list(answer)
         supported += [VariantProperty(namespace, feature, value) for feature, values in answer.items() for value in values]
-    ordered = sort_and_filter_supported_variants(
-        list(info.variants.values()), supported, list(info.namespace_priorities), feature_priorities=features
+    # The steps of variantlib's sort_and_filter_supported_variants, less the one that looks at the packages of *this* environment.
+    fitting = list(filter_variants([*info.variants.values(), VariantDescription()], supported))
+    priorities = sort_variant_properties(
+        supported, namespace_priorities=list(info.namespace_priorities), feature_priorities=features, property_priorities=None
     )
+    ordered = sort_variants_descriptions(fitting, property_priorities=priorities)
     return [None if not description.properties else _label_of(info, description) for description in ordered]
 
 

@@ -1,80 +1,70 @@
 """The index: static files that any web server can serve, made from the wheels in ``dist/`` and from nothing else.
 
-``simple/`` is a repository (PEP 503 HTML, PEP 691 JSON, PEP 658 metadata files) with relative links. Publishing is atomic for
-whoever reads meanwhile: what is linked comes first, and the pages that link it are renamed into place last.
+``simple/`` is a repository with every wheel, ``backends/LABEL/simple/`` one for each backend, whose wheels have plain names and
+local versions, for installers that know no labels; ``index.html`` is for people. Publishing is atomic for whoever reads meanwhile:
+what is linked comes first, and the pages that link it are renamed into place last.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import datetime
 import hashlib
-import html
 import json
 import os
-import shutil
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from email.parser import BytesParser
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from variantlib.errors import ValidationError
 from variantlib.models.variant import VariantDescription
+from variantlib.models.variant_info import VariantInfo
 from variantlib.variants_json import VariantsJson
 
-from . import archive, metadata, run
+from . import archive, front, metadata, pages, records, run
+from . import label as labels
 from .errors import UsageError, WheelError
+from .listing import Listing, parse
+from .pages import File
 
 _STATE = ".state.json"
-_API = "1.1"  # of the simple repository, PEP 700: sizes and versions
-
-
-class File(msgspec.Struct, frozen=True):
-    """One wheel as the index needs it. Sizes in bytes, `mtime` in nanoseconds since 1970, `tags` as in its name; for a variant
-    wheel its `label` and the text of its variant.json."""
-
-    name: str
-    project: str
-    version: str
-    build: str
-    tags: str
-    size: int
-    mtime: int
-    sha256: str
-    metadata_sha256: str
-    requires_python: str | None
-    label: str | None = None
-    variant: str | None = None
-    yanked: str | None = None
+#: The classic index of wheels without a label.
+PLAIN = "cpu"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`base_url`: where the wheels lie, instead of being hard-linked or copied into the site. `allow_no_fallback`: list a version
-    that has labelled wheels alone, which installers that know no variants then cannot install."""
+    """`base_url`: where the wheels lie, instead of being hard-linked or copied into the site. `site_url`: where the site will be,
+    for the commands on its front page. `allow_no_fallback`: list a version that has labelled wheels alone, which installers that
+    know no labels then cannot install."""
 
     base_url: str | None = None
+    site_url: str = "http://127.0.0.1:8000/"
     allow_no_fallback: bool = False
 
 
 def build_index(dist: Path, site: Path, options: Options | None = None) -> list[File]:
-    """Bring the site up to date with the wheels in `dist` and return what it lists.
+    """Bring the site up to date with the wheels in `dist` and return what ``simple/`` lists.
 
     Only wheels that are new since the last time are opened; of each, the archive's directory and its dist-info are read, and
-    the whole file once for its hash.
+    the whole file once for its hash. Wheels with local versions are made once, in ``dist/backends/``.
 
     Raises:
         UsageError: there is no wheel.
-        WheelError: a file is not a wheel, or differs from the one that the site has under its name; a label stands for two sets of
-            properties, or two labels for one; a version has no plain wheel.
+        WheelError: a file is not a wheel, or differs from the one that the site has under its name; its metadata is such that uv
+            refuses it; a label stands for two sets of properties, or two labels for one; a version has no plain wheel.
     """
     options = options or Options()
     known = {file.name: file for file in _state(site)}
-    files = [_file(path, known.get(path.name)) for path in sorted(dist.glob("*.whl"))]
-    if not files:
+    paths = sorted(dist.glob("*.whl"))
+    if not paths:
         raise UsageError(f"There is no wheel in {dist}.", "Build one: `nox -s build_variant -- cpu`.")
+    files = _scan(paths, known)
     for file in files:
         before = known.get(file.name)
         if before and before.sha256 != file.sha256:
@@ -84,36 +74,87 @@ def build_index(dist: Path, site: Path, options: Options | None = None) -> list[
                 f"or remove {site} if nobody has installed from it yet.",
             )
     merged = _merge(dist, files, options)
-    for folder in (site, site / "simple", *(site / "simple").glob("*/")):
-        run.remove_leftovers(folder)
+    local = _local_versions(dist, files, known)
+    run.remove_leftovers(site)
+    simple = site / "simple"
+    content = {(project, _merged_name(project, version)): metadata.to_bytes(info) for (project, version), info in merged.items()}
     for project in sorted({file.project for file in files}):
-        folder = site / "simple" / project
-        mine = sorted((file for file in files if file.project == project), key=_order)
-        for file in mine:
-            _publish(dist / file.name, file, folder, options)
-        extra = {name: content for (of, name), content in merged.items() if of == project}
-        for name, content in extra.items():
-            _write(folder / name, content.decode())
-        _write(folder / "index.json", json.dumps(_json(project, mine, extra, options), indent=1) + "\n")
-        _write(folder / "index.html", _html(project, mine, extra, options))
-    projects = sorted({file.project for file in files})
-    root = site / "simple"
-    page = {"meta": {"api-version": _API}, "projects": [{"name": name} for name in projects]}
-    _write(root / "index.json", json.dumps(page, indent=1) + "\n")
-    _write(root / "index.html", _page("Simple index", (f'<a href="{name}/">{name}</a><br>' for name in projects)))
-    _write(site / _STATE, msgspec.json.encode(files).decode())
-    _remove_unlisted(site, {file.name for file in files} | {name for _, name in merged})
+        mine = sorted((file for file in files if file.project == project), key=pages.order)
+        extra = {name: text for (of, name), text in content.items() if of == project}
+        _publish(simple, project, mine, extra, lambda file: dist / file.name, options)
+    pages.publish_root(simple, sorted({file.project for file in files}))
+    _publish_backends(site, dist, files, local, options)
+    for project in sorted({file.project for file in files}):
+        mine = sorted((file for file in files if file.project == project), key=pages.order, reverse=True)
+        name = "index.html" if project == min({file.project for file in files}, key=_first) else f"{project}.html"
+        own = {version: info for (of, version), info in merged.items() if of == project}
+        runs = {file.name: records.read(dist / file.name, file.sha256) for file in mine}
+        pages.write(site / name, front.render(project, mine, _listing(mine, own), runs, options.site_url, options.base_url))
+    pages.write(site / _STATE, msgspec.json.encode([*files, *local]).decode())
     return files
 
 
-def _merge(dist: Path, files: Sequence[File], options: Options) -> dict[tuple[str, str], bytes]:
-    """For each version with labelled wheels, ``{name}-{version}-variants.json`` (PEP 825): the union of their metadata, by project
-    and file name.
+def _first(project: str) -> tuple[bool, str]:
+    return project != "llama-cpp-python", project
+
+
+def _publish(
+    root: Path, project: str, files: Sequence[File], extra: dict[str, bytes], where: Callable[[File], Path], options: Options
+) -> None:
+    before = pages.linked_metadata(root / project)
+    pages.publish(root, project, files, extra, where, lambda file: _metadata(where(file)), options.base_url)
+    pages.remove_unlisted(root, project, {file.name for file in files} | set(extra), before)
+
+
+def _publish_backends(site: Path, dist: Path, files: Sequence[File], local: Sequence[File], options: Options) -> None:
+    """One classic index for each label, and one for the wheels without a label."""
+    backends = {file.label for file in local if file.label}
+    groups = {name: [file for file in local if file.label == name] for name in sorted(backends)}
+    groups[PLAIN] = [file for file in files if file.label is None]
+    for name, group in groups.items():
+        root = site / "backends" / name / "simple"
+        projects = sorted({file.project for file in group})
+        for project in projects:
+            mine = sorted((file for file in group if file.project == project), key=pages.order)
+            _publish(root, project, mine, {}, lambda file: _local_path(dist, file) if file.source else dist / file.name, options)
+        pages.publish_root(root, projects)
+    for path in (site / "backends").glob("*/"):
+        if path.name not in groups:
+            run.remove(path)
+
+
+def _local_versions(dist: Path, files: Sequence[File], known: dict[str, File]) -> list[File]:
+    """Each labelled wheel once more, with a plain name and a local version (PEP 440), in ``dist/backends/LABEL/``."""
+    made: list[File] = []
+    listed: set[Path] = set()
+    for file in (file for file in files if file.label):
+        folder = dist / "backends" / str(file.label)
+        target = folder / labels.local_name(file.name)
+        before = known.get(target.name)
+        if not (before and before.source == file.sha256 and target.exists() and target.stat().st_size == before.size):
+            run.remove_leftovers(folder)
+            labels.unlabel(dist / file.name, folder, local=True)
+            before = None
+        new = _file(target, before)
+        made.append(msgspec.structs.replace(new, label=file.label, source=file.sha256, yanked=file.yanked))
+        listed.add(target)
+    for path in (dist / "backends").glob("*/*.whl"):
+        if path not in listed:
+            path.unlink()
+    return made
+
+
+def _local_path(dist: Path, file: File) -> Path:
+    return dist / "backends" / str(file.label) / file.name
+
+
+def _merge(dist: Path, files: Sequence[File], options: Options) -> dict[tuple[str, str], VariantsJson]:
+    """For each version with labelled wheels, the union of their metadata (PEP 825), by project and version.
 
     Raises:
         WheelError: naming both files that contradict each other.
     """
-    merged: dict[tuple[str, str], bytes] = {}
+    merged: dict[tuple[str, str], VariantsJson] = {}
     for project, version in sorted({(file.project, file.version) for file in files if file.label}):
         mine = [file for file in files if (file.project, file.version) == (project, version)]
         if not options.allow_no_fallback and not any(file.label is None for file in mine):
@@ -121,30 +162,57 @@ def _merge(dist: Path, files: Sequence[File], options: Options) -> dict[tuple[st
                 f"{project} {version} has labelled wheels in {dist}, {mine[0].name} for one, but no plain wheel.",
                 "Build it (`nox -s build_variant -- cpu`), or pass --allow-no-fallback: pip then finds nothing.",
             )
-        union: VariantsJson | None = None
-        by_label: dict[str, tuple[File, VariantDescription]] = {}
-        for file in (file for file in mine if file.label):
-            info = metadata.read_wheel((file.variant or "").encode(), file.label or "")
-            for label, (other, properties) in by_label.items():
-                if (label == file.label) != (set(properties.properties) == set(info.variant_desc.properties)):
-                    what = "the same label with other properties" if label == file.label else "the same properties under two labels"
-                    raise WheelError(
-                        f"{dist / other.name} and {dist / file.name} have {what}.",
-                        "One of them is from another matrix: build it again.",
-                    )
-            by_label.setdefault(file.label or "", (file, info.variant_desc))
-            try:
-                if union is None:
-                    union = VariantsJson(info)
-                union.merge(info)
-            except ValidationError as error:
-                raise WheelError(
-                    f"{dist / file.name} does not go with the other wheels of {version}: {error}.",
-                    "Its providers are from another pyproject.toml: build it again.",
-                ) from error
-        assert union is not None
-        merged[project, f"{project.replace('-', '_')}-{version}-variants.json"] = metadata.to_bytes(union)
+        merged[project, version] = _union(dist, version, [file for file in mine if file.label])
     return merged
+
+
+def _union(dist: Path, version: str, files: Sequence[File]) -> VariantsJson:
+    """The merged metadata of one version's labelled wheels."""
+    union: VariantsJson | None = None
+    first: File = files[0]
+    by_label: dict[str, tuple[File, VariantDescription]] = {}
+    seen: set[tuple[str, str]] = set()
+    for file in files:
+        key = (file.label or "", file.variant or "")
+        if key in seen:  # the same text on another platform
+            continue
+        seen.add(key)
+        info = metadata.read_wheel((file.variant or "").encode(), file.label or "")
+        for label, (other, description) in by_label.items():
+            if (label == file.label) != (set(description.properties) == set(info.variant_desc.properties)):
+                what = "the same label with other properties" if label == file.label else "the same properties under two labels"
+                raise WheelError(
+                    f"{dist / other.name} and {dist / file.name} have {what}.",
+                    "One of them is from another matrix: build it again.",
+                )
+        by_label.setdefault(file.label or "", (file, info.variant_desc))
+        try:
+            if union is None:
+                union, first = VariantsJson(info), file
+            union.merge(info)
+        except ValidationError as error:
+            raise WheelError(
+                f"{dist / file.name} does not go with {dist / first.name}, of the same version {version}: {error}.",
+                "Its providers are from another pyproject.toml: build it again.",
+            ) from error
+    assert union is not None
+    return union
+
+
+def _merged_name(project: str, version: str) -> str:
+    """``{name}-{version}-variants.json`` (PEP 825, "Index-level metadata"), the name spelled as in a wheel's."""
+    return f"{project.replace('-', '_')}-{version}-variants.json"
+
+
+def _listing(files: Sequence[File], merged: dict[str, VariantsJson]) -> Listing:
+    """The same as :func:`.listing.read` of the finished site."""
+    wheels = [
+        msgspec.structs.replace(candidate, yanked=file.yanked is not None, requires_python=file.requires_python)
+        for file in files
+        if (candidate := parse(file.name))
+    ]
+    variants: dict[str, VariantInfo] = dict(merged)
+    return Listing("", wheels, variants, {})
 
 
 def _state(site: Path) -> list[File]:
@@ -154,6 +222,12 @@ def _state(site: Path) -> list[File]:
     return []
 
 
+def _scan(paths: Sequence[Path], known: dict[str, File]) -> list[File]:
+    """The facts of each wheel. Hashing releases the interpreter's lock, so threads help."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda path: _file(path, known.get(path.name)), paths))
+
+
 def _file(path: Path, known: File | None) -> File:
     """The facts of a wheel; those known from the last time where size and time of the file are the same."""
     stat = path.stat()
@@ -161,52 +235,69 @@ def _file(path: Path, known: File | None) -> File:
     yanked = note.read_text(encoding="utf-8").strip() or "yanked" if note.exists() else None
     if known and (known.size, known.mtime) == (stat.st_size, stat.st_mtime_ns):
         return msgspec.structs.replace(known, yanked=yanked)
-    plain, label = archive.split_label(path.name)
-    name, version, build, tags = archive.parse_name(path.with_name(plain))
-    content = _metadata(path)
+    label = archive.split_label(path.name)[1]
+    name, version, build, tags = archive.parse_name(archive.plain_path(path))
+    content, variant, date = _dist_info(path, label)
     header = BytesParser().parsebytes(content, headersonly=True)
     if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
         raise WheelError(
             f"{path} is {header['Name']} {header['Version']} inside, which its name denies.", "Build it again, or remove it."
         )
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return File(
         name=path.name,
         project=name,
         version=str(version),
-        build="".join(str(part) for part in build),
+        build=build,
         tags=", ".join(sorted(map(str, tags))),
         size=stat.st_size,
         mtime=stat.st_mtime_ns,
-        sha256=digest,
+        sha256=records.digest(path),
         metadata_sha256=hashlib.sha256(content).hexdigest(),
         requires_python=header["Requires-Python"],
+        date=date,
+        requires=[text for text in header.get_all("Requires-Dist", []) if not _is_extra(path, text)],
         label=label,
-        variant=_variant(path, label),
+        variant=variant,
         yanked=yanked,
     )
 
 
-def _metadata(path: Path) -> bytes:
-    try:
-        with archive.open_wheel(path) as opened:
-            return opened.read(f"{archive.dist_info(opened)}/METADATA")
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise WheelError(f"{path} has no readable METADATA ({error}).", "Build it again, or remove it.") from error
-
-
-def _variant(path: Path, label: str | None) -> str | None:
-    """The text of a wheel's variant.json, which goes with the label in its name.
+def _is_extra(path: Path, requirement: str) -> bool:
+    """Does this requirement belong to an extra? (PEP 508 marker ``extra == "…"``)
 
     Raises:
-        WheelError: the one without the other, or another label.
+        WheelError: it is no requirement; installers would stop there.
     """
+    try:
+        return "extra ==" in str(Requirement(requirement).marker)
+    except InvalidRequirement as error:
+        raise WheelError(
+            f"{path}: METADATA has a requirement that is none: {requirement}.", "Build the wheel again, or remove it."
+        ) from error
+
+
+def _metadata(path: Path) -> bytes:
     with archive.open_wheel(path) as opened:
-        name = f"{archive.dist_info(opened)}/variant.json"
-        content = opened.read(name) if name in opened.namelist() else None
+        return opened.read(f"{archive.dist_info(opened)}/METADATA")
+
+
+def _dist_info(path: Path, label: str | None) -> tuple[bytes, str | None, str]:
+    """METADATA, the text of variant.json (None without a label) and the date (YYYY-MM-DD) of a wheel.
+
+    Raises:
+        WheelError: METADATA cannot be read; a label without variant.json, or the other way round; another label than in the name;
+            a variant.json that an installer would refuse.
+    """
+    try:
+        with archive.open_wheel(path) as opened:
+            info = archive.dist_info(opened)
+            header = opened.read(f"{info}/METADATA")
+            date = datetime.date(*opened.getinfo(f"{info}/METADATA").date_time[:3]).isoformat()
+            content = opened.read(f"{info}/variant.json") if f"{info}/variant.json" in opened.namelist() else None
+    except (KeyError, zipfile.BadZipFile, ValueError) as error:
+        raise WheelError(f"{path} has no readable METADATA ({error}).", "Build it again, or remove it.") from error
     if content is None and label is None:
-        return None
+        return header, None, date
     try:
         if content is None or label is None:
             raise ValueError("the name has a label, the wheel none" if label else "the wheel has one, the name has no label")
@@ -215,90 +306,4 @@ def _variant(path: Path, label: str | None) -> str | None:
         raise WheelError(
             f"{path}: its variant.json does not go with its name ({error}).", "Build it again, or remove it."
         ) from error
-    return content.decode()
-
-
-def _order(file: File) -> tuple[Version, str, str]:
-    return Version(file.version), file.build, file.name
-
-
-def _publish(wheel: Path, file: File, folder: Path, options: Options) -> None:
-    """The wheel's metadata file, and the wheel itself (a hard link where the disks allow it) unless it lies elsewhere."""
-    beside = folder / f"{file.name}.metadata"
-    if not beside.exists() or hashlib.sha256(beside.read_bytes()).hexdigest() != file.metadata_sha256:
-        with run.replacing(beside) as part:
-            part.write_bytes(_metadata(wheel))
-    target = folder / file.name
-    if options.base_url is None and not (target.exists() and target.stat().st_size == file.size):
-        with run.replacing(target) as part:
-            try:
-                os.link(wheel, part)
-            except OSError:
-                shutil.copyfile(wheel, part)
-
-
-def _remove_unlisted(site: Path, listed: set[str]) -> None:
-    """Remove wheels and metadata that no page links any more."""
-    for pattern in ("*.whl", "*.whl.metadata", "*-variants.json"):
-        for path in (site / "simple").glob(f"*/{pattern}"):
-            if path.name.removesuffix(".metadata") not in listed:
-                path.unlink()
-
-
-def _url(file: File, options: Options) -> str:
-    return (options.base_url.rstrip("/") + "/" if options.base_url else "") + quote(file.name)
-
-
-def _json(project: str, files: Sequence[File], extra: Mapping[str, bytes], options: Options) -> dict[str, object]:
-    """The project page of PEP 691. Metadata lies beside the wheel (PEP 658), so only where the wheel lies here too."""
-    rows: list[dict[str, object]] = []
-    for file in files:
-        row: dict[str, object] = {
-            "filename": file.name,
-            "url": _url(file, options),
-            "hashes": {"sha256": file.sha256},
-            "size": file.size,
-            "yanked": file.yanked or False,
-        }
-        if file.requires_python:
-            row["requires-python"] = file.requires_python
-        if options.base_url is None:
-            row["core-metadata"] = {"sha256": file.metadata_sha256}
-        rows.append(row)
-    for name, content in extra.items():
-        rows.append(
-            {"filename": name, "url": name, "hashes": {"sha256": hashlib.sha256(content).hexdigest()}, "size": len(content)}
-        )
-    versions = sorted({file.version for file in files}, key=Version)
-    return {"meta": {"api-version": _API}, "name": project, "versions": versions, "files": rows}
-
-
-def _html(project: str, files: Sequence[File], extra: Mapping[str, bytes], options: Options) -> str:
-    """The project page of PEP 503."""
-    links = []
-    for file in files:
-        attributes = ""
-        if file.requires_python:
-            attributes += f' data-requires-python="{html.escape(file.requires_python)}"'
-        if options.base_url is None:
-            attributes += f' data-core-metadata="sha256={file.metadata_sha256}"'
-        if file.yanked:
-            attributes += f' data-yanked="{html.escape(file.yanked)}"'
-        href = html.escape(f"{_url(file, options)}#sha256={file.sha256}")
-        links.append(f'<a href="{href}"{attributes}>{html.escape(file.name)}</a><br>')
-    for name, content in extra.items():
-        links.append(f'<a href="{name}#sha256={hashlib.sha256(content).hexdigest()}">{name}</a><br>')
-    return _page(f"Links for {project}", links)
-
-
-def _page(title: str, lines: Iterable[str]) -> str:
-    head = f'<meta charset="utf-8"><meta name="pypi:repository-version" content="{_API}"><title>{title}</title>'
-    return f"<!DOCTYPE html>\n<html><head>{head}</head>\n<body><h1>{title}</h1>\n" + "\n".join(lines) + "\n</body></html>\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a page, only if it differs, in one rename."""
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    with run.replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    return header, json.dumps(json.loads(content), sort_keys=True), date

@@ -22,6 +22,11 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
     Raises:
         WheelError: the wheel is labelled already or is none of ours, or the variant is the plain wheel.
     """
+    has = archive.split_label(wheel.name)[1]
+    if has is not None:
+        raise WheelError(
+            f'{wheel} has the label "{has}" already.', "Label the plain wheel, or take the label off: `python -m variants unlabel`."
+        )
     name, *_ = archive.parse_name(wheel)
     if name != "llama-cpp-python":
         raise WheelError(f"{wheel} is a wheel of {name}, not ours.", "Give a wheel of llama-cpp-python.")
@@ -63,8 +68,8 @@ def unlabel(wheel: Path, target_dir: Path, local: bool = False) -> Path:
             archive.rewrite(wheel, target_dir / plain, {}, frozenset({f"{info}/{_FILE}"}))
             return target_dir / plain
         inside = {name: opened.read(name) for name in opened.namelist() if name.startswith(f"{info}/") and not name.endswith("/")}
-    distribution, version, *rest = plain.split("-")
-    new_version = str(Version(f"{version}+{re.sub('[^0-9a-z]+', '.', found)}"))
+    target = target_dir / local_name(wheel.name)
+    distribution, new_version, *_ = target.name.split("-")
     new_info = f"{distribution}-{new_version}.dist-info"
     header = re.sub(rb"(?m)^Version: .*$", b"Version: " + new_version.encode(), inside[f"{info}/METADATA"], count=1)
     inside[f"{info}/METADATA"] = header
@@ -73,9 +78,15 @@ def unlabel(wheel: Path, target_dir: Path, local: bool = False) -> Path:
         for name, content in inside.items()
         if not name.endswith((f"/{_FILE}", "/RECORD"))
     }
-    target = target_dir / "-".join([distribution, new_version, *rest])
     archive.rewrite(wheel, target, moved, frozenset(inside), new_info)
     return target
+
+
+def local_name(name: str) -> str:
+    """A labelled wheel's file name with the label moved into the version, as a local version (PEP 440): ``0.3.36+vulkan``."""
+    plain, found = archive.split_label(name)
+    distribution, version, *rest = plain.split("-")
+    return "-".join([distribution, str(Version(f"{version}+{re.sub('[^0-9a-z]+', '.', found or '')}")), *rest])
 
 
 def _with_requirements(header: bytes, requirements: list[str]) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import platform as system
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import archspec.cpu
@@ -37,8 +37,8 @@ class Machine(msgspec.Struct, frozen=True):
     """What decides which wheel fits.
 
     `platform`: the newest wheel platform that it runs. `python`: as in ``3.12``. `driver`: newest
-    CUDA version of NVIDIA's driver, as in ``12.8``; `sm`: compute capability of each NVIDIA GPU, as in ``8.6``. `gfx`, `rocm`: AMD's
-    architectures (``gfx1100``) and ROCm version (``7.0.0``). `cpu`: the processor's name in archspec. `preview`: uv's preview
+    CUDA version of NVIDIA's driver, as in ``12.8``; `sm`: compute capability of each NVIDIA GPU, as in ``8.6``. `gfx`, `rocm`:
+    AMD's architectures (``gfx1100``) and ROCm version (``7.0.0``). `cpu`: the processor's name in archspec. `preview`: uv's preview
     feature for variants is on. `notes`: how it was found out, one line a fact."""
 
     platform: str = PLATFORMS["linux_x86_64"]
@@ -112,12 +112,18 @@ def detect() -> Machine:
     return Machine(platform, python, driver, sm, gfx, rocm, cpu, _uv_feature(notes), tuple(notes))
 
 
-def wheel_tags(machine: Machine) -> list[tags.Tag]:
-    """The wheel tags that this machine takes with CPython, best first (PEP 425, PEP 600, PEP 656)."""
-    version = tuple(int(part) for part in machine.python.split("."))
-    platforms = list(_platforms(machine.platform))
+def wheel_tags(machine: Machine) -> dict[str, int]:
+    """The wheel tags that this machine takes with CPython (PEP 425, PEP 600, PEP 656), and the rank of each, the best 0."""
+    return _tags(machine.platform, machine.python)
+
+
+@functools.cache
+def _tags(platform: str, python: str) -> dict[str, int]:
+    version = tuple(int(part) for part in python.split("."))
+    platforms = list(_platforms(platform))
     interpreter = f"cp{version[0]}{version[1]}"
-    return [*tags.cpython_tags(version, platforms=platforms), *tags.compatible_tags(version, interpreter, platforms)]
+    found = [*tags.cpython_tags(version, platforms=platforms), *tags.compatible_tags(version, interpreter, platforms)]
+    return {tag: rank for rank, tag in enumerate(dict.fromkeys(map(str, found)))}
 
 
 def _platforms(newest: str) -> Iterator[str]:
@@ -206,11 +212,6 @@ def _ask(*command: str) -> str | None:
         return None
 
 
-def system_name() -> str:
-    """This machine's system, for a record of what has run where."""
-    return f"{system.system()} {system.machine()}"
-
-
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A machine of ``data/machines.toml`` and the wheel that it must get there; the file's head describes the keys."""
 
@@ -241,3 +242,33 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
 def table(file: Path = Path(__file__).parent / "data" / "machines.toml") -> list[Row]:
     """The machines that every release is checked with."""
     return msgspec.toml.decode(file.read_bytes(), type=_Table).machine
+
+
+def markdown(rows: Sequence[Row] | None = None) -> str:
+    """The table as a page of the documentation."""
+    lines = [
+        "# Which machine gets which wheel",
+        "",
+        "From an index with every label of the matrix, on each of its platforms. *Plain* is the wheel without a label, the CPU core alone;",
+        "*nothing*: no wheel fits. `nox -s installers` asks the newest uv, variantlib's resolver and `explain` about every row, with small",
+        "wheels that carry the matrix's labels, and all three must agree. The last column is pip, poetry, pdm, `uv lock`, and uv",
+        "without its preview feature.",
+        "",
+        "This page is made from `variants/data/machines.toml`: `python -m variants machines > docs/machines.md`.",
+    ]
+    group = None
+    for row in table() if rows is None else rows:
+        if not row.preview:
+            continue
+        if row.group != group:
+            group = row.group
+            lines += [
+                "",
+                f"## {group}",
+                "",
+                "| machine | every provider | uv 0.13 with `wheel-variants` | others |",
+                "|---|---|---|---|",
+            ]
+        uv = f"{row.uv}, since it lacks the provider of `{row.lacks}`" if row.uv else row.gets
+        lines.append(f"| {row.name} | {row.gets} | {uv} | {'nothing' if row.gets == 'nothing' else 'plain'} |")
+    return "\n".join(lines) + "\n"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from variants import serve
+from tests.installers.tools import small_wheels
+from variants import index, serve
 
 
 @pytest.fixture
@@ -21,14 +23,34 @@ def site(tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-@pytest.fixture
-def url(site: Path) -> Iterator[str]:
-    """The running server's address; start it after the first index."""
-    (site / "simple").mkdir(parents=True)
-    (site / "simple" / "index.html").touch()
+@contextlib.contextmanager
+def serving(site: Path) -> Iterator[str]:
+    """The site's address while a server runs."""
     with serve.server(site, 0) as http_server:
         thread = threading.Thread(target=http_server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{http_server.server_port}/simple/"
-        http_server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{http_server.server_port}/"
+        finally:
+            http_server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def url(site: Path) -> Iterator[str]:
+    """The address of ``simple/`` of a running server; the site may be made afterwards."""
+    (site / "simple").mkdir(parents=True)
+    (site / "simple" / "index.html").touch()
+    with serving(site) as address:
+        yield f"{address}simple/"
+
+
+@pytest.fixture(scope="session")
+def offer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A site with every label of the matrix on its platforms, in two versions, and its address. Not to be changed."""
+    folder = tmp_path_factory.mktemp("offer")
+    small_wheels(folder / "dist", folder / "work", "9.9.6")
+    small_wheels(folder / "dist", folder / "work")
+    index.build_index(folder / "dist", folder / "site")
+    with serving(folder / "site") as address:
+        yield folder / "site", address

@@ -6,62 +6,200 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from variants import archive
+import nox.project
+from packaging.requirements import Requirement
 
-METADATA = "Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: {version}\nRequires-Python: >=3.8\n\n"
+from variants import archive, label, machine, matrix
+from variants.machine import PLATFORMS, Row
+
+ROOT = Path(__file__).parent.parent.parent
+UV = str(Path(sys.executable).parent / "uv")
+FEATURE = {"UV_PREVIEW_FEATURES": "wheel-variants"}
+#: Platforms of the small wheels: those of the matrix, with the tags that its wheels have or will have.
+TAGS = {
+    "linux_x86_64": "manylinux_2_17_x86_64",
+    "linux_aarch64": "manylinux_2_17_aarch64",
+    "win_amd64": "win_amd64",
+    "macosx_arm64": "macosx_11_0_arm64",
+    "macosx_x86_64": "macosx_10_15_x86_64",
+}
+METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: >=3.8\n{requires}\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\n{build}Tag: py3-none-{platform}\n"
 
 
 def wheel(
-    dist: Path, version: str = "9.9.7", platform: str = "manylinux_2_17_x86_64", build: str = "", text: str = "plain"
+    dist: Path,
+    version: str = "9.9.7",
+    platform: str = "manylinux_2_17_x86_64",
+    build: str = "",
+    text: str = "plain",
+    name: str = "llama_cpp_python",
+    requires: Iterable[str] = (),
+    extra: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """A wheel of a tiny llama_cpp that says which one it is."""
-    dist.mkdir(exist_ok=True)
-    info = f"llama_cpp_python-{version}.dist-info"
+    """A wheel of a tiny llama_cpp (or another package) that says which one it is; `extra`: more files, by name in dist-info."""
+    dist.mkdir(exist_ok=True, parents=True)
+    info = f"{name}-{version}.dist-info"
     number = f"-{build}" if build else ""
-    path = dist / f"llama_cpp_python-{version}{number}-py3-none-{platform}.whl"
-    header = WHEEL.format(platform=platform, build=f"Build: {build}\n" if build else "")
-    files = {"llama_cpp/__init__.py": f"WHICH = {text!r}\n".encode(), f"{info}/METADATA": METADATA.format(version=version).encode()}
-    archive.write(path, files | {f"{info}/WHEEL": header.encode()}, 1_700_000_000)
+    path = dist / f"{name}-{version}{number}-py3-none-{platform}.whl"
+    header = METADATA.format(
+        name=name, version=version, requires="".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    )
+    package = "llama_cpp" if name == "llama_cpp_python" else name
+    files = {
+        f"{package}/__init__.py": f"WHICH = {text!r}\n".encode(),
+        f"{package}/__main__.py": f"from {package} import WHICH\n\n\ndef main():\n    print(WHICH)\n\n\nmain()\n".encode(),
+        f"{info}/METADATA": header.encode(),
+        f"{info}/WHEEL": WHEEL.format(platform=platform, build=f"Build: {build}\n" if build else "").encode(),
+        **{f"{info}/{key}": content for key, content in (extra or {}).items()},
+    }
+    archive.write(path, files, 1_700_000_000)
     return path
 
 
+def small_wheels(dist: Path, work: Path, version: str = "9.9.7") -> None:
+    """A wheel for every label and platform of the real matrix, the plain ones, and small ones of what the labelled ones require."""
+    for variant in matrix.load().values():
+        for platform in variant.table.platforms:
+            plain = wheel(work / variant.name, version, TAGS[platform], text=variant.label or "plain")
+            if variant.label:
+                label.label(plain, variant, dist)
+            else:
+                dist.mkdir(exist_ok=True)
+                shutil.copy(plain, dist)
+        for text in variant.table.runtime.requires:
+            requirement = Requirement(text)
+            lowest = min(item.version for item in requirement.specifier if item.operator == ">=")
+            wheel(dist, f"{lowest}.1", "any", name=requirement.name.replace("-", "_"), text="a stand-in")
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """No settings of the user's, no cache of an earlier test, no other index."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+    """No settings of the user's, no cache of an earlier test, no other index, no GPU."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "NV_", "POETRY_", "PDM_"))}
     return {
         **kept,
+        "HOME": str(folder),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_CACHE_DIR": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "UV_NO_CONFIG": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
         "UV_CACHE_DIR": str(folder / "cache"),
+        "POETRY_CACHE_DIR": str(folder / "poetry"),
+        "POETRY_VIRTUALENVS_IN_PROJECT": "1",
+        "PDM_CHECK_UPDATE": "0",
+        "PDM_CACHE_DIR": str(folder / "pdm"),
     }
 
 
+def run(
+    command: list[str | Path], folder: Path, cwd: Path | None = None, fails: bool = False, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an installer; its exit code must be 0, or with `fails` any other."""
+    env = environment(folder) | extra
+    env.pop("VIRTUAL_ENV", None)
+    done = subprocess.run([*map(str, command)], cwd=cwd or folder, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def tool(name: str) -> Path:
+    """The program of an installer that is pinned in a dependency group of pyproject.toml, in an environment of its own."""
+    program = {"old-uv": "uv"}.get(name, name)
+    (pin,) = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), name)
+    folder = ROOT / "build" / "installers" / pin.replace("==", "-")
+    path = folder / "bin" / program
+    if not path.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        for command in (["venv", "--quiet", folder], ["pip", "install", "--quiet", "--python", folder / "bin" / "python", pin]):
+            subprocess.run([UV, *map(str, command)], check=True)
+    return path
+
+
 def install(installer: str, url: str, folder: Path, requirement: str = "llama-cpp-python", **extra: str) -> str:
-    """Install in a new environment, with these variables, and return what the installed package says of itself."""
+    """Install in a new environment with uv, old-uv or pip, and return what the installed package says of itself."""
     python = folder / "venv" / "bin" / "python"
     for name in ("venv", "cache"):  # uv keeps an index page for ten minutes
         shutil.rmtree(folder / name, ignore_errors=True)
-    env = environment(folder) | extra
-    uv = str(Path(sys.executable).parent / "uv")
-    if installer == "uv":
-        commands = [
-            [uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv")],
-            [uv, "pip", "install", "--quiet", "--python", str(python), "--default-index", url, requirement],
-        ]
+    if installer == "pip":
+        run([sys.executable, "-m", "venv", folder / "venv"], folder)
+        done = run([python, "-m", "pip", "install", "--quiet", "--index-url", url, requirement], folder, **extra)
     else:
-        commands = [
-            [sys.executable, "-m", "venv", str(folder / "venv")],
-            [str(python), "-m", "pip", "install", "--quiet", "--index-url", url, requirement],
-        ]
-    for command in commands:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "warning" not in done.stderr.lower() or "wheel-variants" in extra.get("UV_PREVIEW_FEATURES", ""), done.stderr
-    shown = subprocess.run(
-        [str(python), "-c", "import llama_cpp; print(llama_cpp.WHICH)"], capture_output=True, text=True, check=True
-    )
-    return shown.stdout.strip()
+        uv = UV if installer == "uv" else str(tool(installer))
+        run([UV, "venv", "--quiet", "--python", sys.executable, folder / "venv"], folder)
+        done = run([uv, "pip", "install", "--quiet", "--python", python, "--default-index", url, requirement], folder, **extra)
+    assert "warning" not in done.stderr.lower() or "wheel-variants" in extra.get("UV_PREVIEW_FEATURES", ""), done.stderr
+    return which(python)
+
+
+def which(python: Path) -> str:
+    """What the llama_cpp installed for this Python says of itself."""
+    return subprocess.run([python, "-m", "llama_cpp"], capture_output=True, text=True, check=True, cwd=python.parent).stdout.strip()
+
+
+# A machine, emulated for uv: what it asks the interpreter and nvidia-smi.
+
+_SMI = """#!/bin/sh
+case "$*" in
+"--query-gpu=driver_version --format=csv,noheader") echo 580.65.06;;
+"--query-gpu=compute_cap --format=csv,noheader") printf '{capabilities}';;
+"-q") printf 'Driver Version                            : 580.65.06\\nCUDA Version                              : {driver}\\n';;
+*) exit 2;;
+esac
+"""
+_BROKEN = '#!/bin/sh\necho "NVIDIA-SMI has failed because it couldn\'t communicate with the NVIDIA driver."\nexit 9\n'
+_PYTHON = """#!{python}
+import json, subprocess, sys
+done = subprocess.run([{python!r}, *sys.argv[1:]], stdout=subprocess.PIPE)
+answer = done.stdout
+try:
+    data = json.loads(answer)
+    markers = {markers!r}
+    if "markers" in data:
+        data["markers"].update(markers)
+        data.update({facts!r})
+        answer = json.dumps(data).encode()
+except ValueError:
+    pass
+sys.stdout.buffer.write(answer)
+sys.exit(done.returncode)
+"""
+_SYSTEMS = {
+    "manylinux": ("linux", "posix", "Linux"),
+    "musllinux": ("linux", "posix", "Linux"),
+    "macosx": ("darwin", "posix", "Darwin"),
+    "win": ("win32", "nt", "Windows"),
+}
+
+
+def emulate(row: Row, folder: Path) -> tuple[Path, dict[str, str]]:
+    """A Python that tells uv of this platform and processor, and the variables with the machine's nvidia-smi first on PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    platform = PLATFORMS.get(row.platform, row.platform)
+    kind, *numbers = platform.split("_")
+    arch = row.machine().arch
+    system, os_name, platform_system = _SYSTEMS[kind]
+    facts: dict[str, object] = {"os": {"name": {"macosx": "macos", "win": "windows"}.get(kind, kind)}}
+    if kind != "win":
+        facts["os"] = {"name": {"macosx": "macos"}.get(kind, kind), "major": int(numbers[0]), "minor": int(numbers[1])}
+    facts["arch"] = {"amd64": "x86_64", "arm64": "aarch64"}.get(arch, arch)
+    if row.cpu == "nehalem":
+        facts["cpu_info"] = {
+            "detected": {"kind": "flags", "flags": "fpu cx8 cmov mmx fxsr sse sse2 lm pni ssse3 cx16 sse4_1 sse4_2 popcnt"}
+        }
+    markers = {"sys_platform": system, "os_name": os_name, "platform_system": platform_system, "platform_machine": arch}
+    python = folder / "python"
+    python.write_text(_PYTHON.format(python=sys.executable, markers=markers, facts=facts))
+    python.chmod(0o755)
+    if row.driver or row.smi == "broken":
+        capabilities = "".join(f"{sm}\\n" for sm in row.sm)
+        smi = folder / "nvidia-smi"
+        smi.write_text(_BROKEN if row.smi == "broken" else _SMI.format(capabilities=capabilities, driver=row.driver))
+        smi.chmod(0o755)
+    return python, {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **(FEATURE if row.preview else {})}
+
+
+ROWS = machine.table()

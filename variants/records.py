@@ -1,0 +1,60 @@
+"""What has run where: a file beside each wheel in ``dist/`` that ``test_variant`` adds to and the index shows."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from . import run
+
+_SUFFIX = ".runs.json"
+
+
+class Record(msgspec.Struct, frozen=True, order=True):
+    """One run of the smoke inference: the `date` (UTC), the wheel's `sha256`, `what` (the test), the `processor`, `system` and
+    `python` it ran on, the `installer`, ggml's `devices` that computed, and the tests `passed` and `skipped`."""
+
+    date: str
+    sha256: str
+    what: str
+    processor: str
+    system: str
+    python: str
+    installer: str
+    devices: str
+    passed: int
+    skipped: int
+
+
+def add(wheel: Path, **facts: object) -> None:
+    """Add a run of today to the wheel's records; one of the same kind replaces the older."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    new = msgspec.convert({"date": today, "sha256": digest(wheel), **facts}, Record)
+    same = ("sha256", "what", "processor", "system", "python", "installer")
+    kept = [old for old in read(wheel) if any(getattr(old, name) != getattr(new, name) for name in same)]
+    with run.replacing(_beside(wheel)) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted([*kept, new])), indent=1) + b"\n")
+
+
+def read(wheel: Path, sha256: str | None = None) -> list[Record]:
+    """The runs of exactly this file (`sha256`: its hash, where that is known); none where nothing is recorded."""
+    rows: list[Record] = []
+    file = _beside(wheel)
+    if file.exists():
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            rows = msgspec.json.decode(file.read_bytes(), type=list[Record])
+    return [row for row in rows if row.sha256 == (sha256 or digest(wheel))] if rows else []
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _beside(wheel: Path) -> Path:
+    return wheel.with_name(wheel.name + _SUFFIX)
