@@ -92,10 +92,10 @@ def _choose(listing: Listing, machine: Machine, installer: str, version: str, pi
     labelled = installer in KNOW_LABELS
     info = listing.variants.get(version)
     if labelled and version in listing.problems:
-        what = f"uv refuses the whole version: {listing.problems[version]}"
-        return Choice(
-            installer, None, None, [Judged(w.name, version, w.label, False, what, "a repaired index") for w in wheels], what
-        )
+        problem = listing.problems[version]
+        what = f"{'installers stop here' if problem.fatal else 'installers pass over this version'}: {problem.text}"
+        refused = [Judged(wheel.name, version, wheel.label, False, what, "a repaired index") for wheel in wheels]
+        return Choice(installer, None, None, refused, what if problem.fatal else "")
     order = _labels(info, machine, installer) if info and labelled else []
     rows: list[tuple[tuple[object, ...], Judged, bool]] = []
     for wheel in wheels:

@@ -24,8 +24,8 @@ def render(
 ) -> str:
     """The page for one project.
 
-    files: newest version first. listing: the same wheels with their labels' metadata, for "who gets which". runs: what has run where,
-    by file name. site_url: where the site will be; a script replaces it by the page's own address. base_url: as in the index.
+    files: newest version first. listing: the same wheels with their labels' metadata, for "who gets which". runs: what has run
+    where, by file name. site_url: where the site will be; a script puts the page's own address there. base_url: as in the index.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import requests
@@ -33,13 +34,21 @@ class Candidate(msgspec.Struct, frozen=True):
     requires_python: str | None = None
 
 
+class Problem(msgspec.Struct, frozen=True):
+    """Why a version's ``*-variants.json`` cannot be used. `fatal`: installers stop (it does not arrive as it was linked); otherwise
+    they pass over the whole version (it arrives, and is not what PEP 850 says)."""
+
+    text: str
+    fatal: bool
+
+
 class Listing(msgspec.Struct, frozen=True):
     """Every wheel of one project, and for each version with labels its merged metadata, or in `problems` why there is none."""
 
     where: str
     wheels: list[Candidate]
     variants: dict[str, VariantInfo]
-    problems: dict[str, str]
+    problems: dict[str, Problem]
 
     def versions(self) -> list[str]:
         """Newest first."""
@@ -69,7 +78,7 @@ def read(where: str, project: str = PROJECT) -> Listing:
 def _read_wheels(folder: Path, project: str) -> Listing:
     wheels: list[Candidate] = []
     variants: dict[str, VariantsJson] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
     for path in sorted(folder.glob("*.whl")):
         candidate = parse(path.name)
         if candidate is None or archive.parse_name(archive.plain_path(path))[0] != project:
@@ -82,7 +91,7 @@ def _read_wheels(folder: Path, project: str) -> Listing:
                 info = metadata.read_wheel(content, candidate.label)
                 variants.setdefault(candidate.version, VariantsJson(info)).merge(info)
             except (KeyError, ValueError, WheelError) as error:
-                problems[candidate.version] = f"{path.name}: {error}"
+                problems[candidate.version] = Problem(f"{path.name}: {error}", fatal=False)
     if not wheels:
         raise UsageError(f"There is no wheel of {project} in {folder}.", "Build one: `nox -s build_variant -- cpu`.")
     return Listing(str(folder), wheels, dict(variants), problems)
@@ -95,18 +104,25 @@ def _read_site(page: Path, where: str) -> Listing:
         raise UsageError(f"{page} is no project page of PEP 691: {error}.", "Make the site again: `nox -s index`.") from error
     wheels = [_with(candidate, row) for row in rows if (candidate := parse(row.filename))]
     variants: dict[str, VariantInfo] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
     for row in rows:
         if version := _metadata_version(row.filename):
             try:
-                _add(variants, problems, version, (page.parent / row.filename).read_bytes(), row.hashes.get("sha256"))
+                _add(
+                    variants,
+                    problems,
+                    version,
+                    (page.parent / unquote(row.url or row.filename)).read_bytes(),
+                    row.hashes.get("sha256"),
+                )
             except OSError as error:
-                problems[version] = f"{row.filename} cannot be read: {error.strerror}"
+                problems[version] = Problem(f"{row.filename} is linked, but not there ({error.strerror})", fatal=True)
     return Listing(where, wheels, variants, problems)
 
 
 class _Row(msgspec.Struct):
     filename: str
+    url: str = ""
     hashes: dict[str, str] = {}
     yanked: bool | str = False
     requires_python: str | None = msgspec.field(default=None, name="requires-python")
@@ -123,12 +139,12 @@ def _read_url(url: str, project: str) -> Listing:
         with PyPISimple(root + "/") as client:
             packages = client.get_project_page(project, timeout=20).packages
             wheels = [
-                _with(candidate, _Row(package.filename, {}, package.is_yanked or False, package.requires_python))
+                _with(candidate, _Row(package.filename, "", {}, package.is_yanked or False, package.requires_python))
                 for package in packages
                 if (candidate := parse(package.filename))
             ]
             variants: dict[str, VariantInfo] = {}
-            problems: dict[str, str] = {}
+            problems: dict[str, Problem] = {}
             for package in packages:
                 if version := _metadata_version(package.filename):
                     _fetch(client, package, version, variants, problems)
@@ -144,23 +160,24 @@ def _read_url(url: str, project: str) -> Listing:
 
 
 def _fetch(
-    client: PyPISimple, package: DistributionPackage, version: str, variants: dict[str, VariantInfo], problems: dict[str, str]
+    client: PyPISimple, package: DistributionPackage, version: str, variants: dict[str, VariantInfo], problems: dict[str, Problem]
 ) -> None:
     answer = client.s.get(package.url, timeout=20)
     if not answer.ok:
-        problems[version] = f"{package.filename} is linked, but the server answers {answer.status_code}"
+        problems[version] = Problem(f"{package.filename} is linked, but the server answers {answer.status_code}", fatal=True)
     else:
         _add(variants, problems, version, answer.content, package.digests.get("sha256"))
 
 
-def _add(variants: dict[str, VariantInfo], problems: dict[str, str], version: str, content: bytes, sha256: str | None) -> None:
+def _add(variants: dict[str, VariantInfo], problems: dict[str, Problem], version: str, content: bytes, sha256: str | None) -> None:
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        problems[version] = Problem(f"the *-variants.json of {version} has another hash than its link says", fatal=True)
+        return
     try:
-        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-            raise ValueError("it has another hash than its link says")
         metadata.check(content)
         variants[version] = VariantsJson(json.loads(content))
     except ValueError as error:
-        problems[version] = f"the metadata of {version} cannot be used: {error}"
+        problems[version] = Problem(f"the *-variants.json of {version} is not what PEP 850 says: {error}", fatal=False)
 
 
 def parse(filename: str) -> Candidate | None:

@@ -249,10 +249,10 @@ def markdown(rows: Sequence[Row] | None = None) -> str:
     lines = [
         "# Which machine gets which wheel",
         "",
-        "From an index with every label of the matrix, on each of its platforms. *Plain* is the wheel without a label, the CPU core alone;",
-        "*nothing*: no wheel fits. `nox -s installers` asks the newest uv, variantlib's resolver and `explain` about every row, with small",
-        "wheels that carry the matrix's labels, and all three must agree. The last column is pip, poetry, pdm, `uv lock`, and uv",
-        "without its preview feature.",
+        "From an index with every label of the matrix, on each of its platforms. *Plain* is the wheel without a label, the CPU",
+        "core alone; *nothing*: no wheel fits. `nox -s installers` asks the newest uv, variantlib's resolver and `explain` about",
+        "every row, with small wheels that carry the matrix's labels, and all three must agree. The last column is pip, poetry,",
+        "pdm, `uv lock`, and uv without its preview feature.",
         "",
         "This page is made from `variants/data/machines.toml`: `python -m variants machines > docs/machines.md`.",
     ]

@@ -1,4 +1,4 @@
-"""Every machine of the table: what uv takes, what variantlib's resolver takes and what `explain` says must be what the table says."""
+"""Every machine of the table: uv, variantlib's resolver and `explain` must all take what the table says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which variant an installer takes on which machine, with the real installers. GPUs are emulated as uv allows: by two variables."""
+"""Labelled wheels in the index: their merged metadata, and which of them it refuses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import install, wheel
+from tests.installers.tools import wheel
 from variants import index, label, matrix
 from variants.errors import WheelError
 
-FEATURE = {"UV_PREVIEW_FEATURES": "wheel-variants"}
 MATRIX = {
     "vulkan": '[properties.llama_cpp]\nbackend = ["vulkan"]\n',
     "cuda12": '[properties.nvidia]\ncuda_version_lower_bound = ["12.4"]\n'
@@ -40,36 +39,6 @@ def labelled(dist: Path, tmp_path: Path) -> Path:
     return dist
 
 
-def gpu(driver: str, sm: str) -> dict[str, str]:
-    return {"NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION": driver, "NV_VARIANT_PROVIDER_FORCE_SM_ARCH": sm}
-
-
-MACHINES: dict[str, tuple[dict[str, str], str]] = {
-    "no GPU": ({}, "vulkan"),
-    "RTX 3060, driver for CUDA 12.8": (gpu("12.8", "8.6"), "cuda12"),
-    "RTX 3060, driver for CUDA 13.0": (gpu("13.0", "8.6"), "cuda13"),
-    "RTX 5090, driver for CUDA 13.0": (gpu("13.0", "12.0"), "cuda13"),
-    "RTX 5090, driver for CUDA 12.8": (gpu("12.8", "12.0"), "cuda12"),
-    "GTX 1080, driver for CUDA 13.0": (gpu("13.0", "6.1"), "cuda12"),
-    "GTX 960, driver for CUDA 12.8": (gpu("12.8", "5.2"), "vulkan"),
-    "RTX 3060, driver for CUDA 11.8": (gpu("11.8", "8.6"), "vulkan"),
-}
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_uv(machine: str, labelled: Path, site: Path, url: str, tmp_path: Path) -> None:
-    index.build_index(labelled, site)
-    variables, expected = MACHINES[machine]
-    assert install("uv", url, tmp_path, **FEATURE, **variables) == expected
-
-
-@pytest.mark.parametrize("installer", ["uv", "pip"])
-def test_everybody_else_gets_the_plain_wheel(installer: str, labelled: Path, site: Path, url: str, tmp_path: Path) -> None:
-    """uv with the feature off, and pip: without a warning."""
-    index.build_index(labelled, site)
-    assert install(installer, url, tmp_path, **gpu("13.0", "12.0")) == "plain"
-
-
 def test_merged_metadata(labelled: Path, site: Path, url: str) -> None:
     index.build_index(labelled, site)
     (row,) = (
@@ -80,7 +49,7 @@ def test_merged_metadata(labelled: Path, site: Path, url: str) -> None:
     assert row["filename"] == "llama_cpp_python-9.9.7-variants.json"
     merged = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read())
     assert set(merged["variants"]) == {"vulkan", "cuda12", "cuda13"}
-    assert merged["default-priorities"]["namespace"] == ["nvidia", "llama_cpp"]
+    assert merged["default-priorities"]["namespace"] == ["nvidia", "amd", "llama_cpp"]
     for path in labelled.iterdir():
         if "cuda13" in path.name:
             path.unlink()

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import nox.project
@@ -28,6 +28,7 @@ TAGS = {
 }
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: >=3.8\n{requires}\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\n{build}Tag: py3-none-{platform}\n"
+_GUARD = 'if __name__ == "__main__":\n    main()\n'
 
 
 def wheel(
@@ -51,8 +52,9 @@ def wheel(
     package = "llama_cpp" if name == "llama_cpp_python" else name
     files = {
         f"{package}/__init__.py": f"WHICH = {text!r}\n".encode(),
-        f"{package}/__main__.py": f"from {package} import WHICH\n\n\ndef main():\n    print(WHICH)\n\n\nmain()\n".encode(),
+        f"{package}/__main__.py": f"from {package} import WHICH\n\n\ndef main():\n    print(WHICH)\n\n\n{_GUARD}".encode(),
         f"{info}/METADATA": header.encode(),
+        f"{info}/entry_points.txt": f"[console_scripts]\nwhich-{package} = {package}.__main__:main\n".encode(),
         f"{info}/WHEEL": WHEEL.format(platform=platform, build=f"Build: {build}\n" if build else "").encode(),
         **{f"{info}/{key}": content for key, content in (extra or {}).items()},
     }
@@ -96,12 +98,16 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(
-    command: list[str | Path], folder: Path, cwd: Path | None = None, fails: bool = False, **extra: str
+    command: Sequence[str | Path],
+    folder: Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    fails: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run an installer; its exit code must be 0, or with `fails` any other."""
-    env = environment(folder) | extra
-    env.pop("VIRTUAL_ENV", None)
-    done = subprocess.run([*map(str, command)], cwd=cwd or folder, env=env, capture_output=True, text=True, check=False)
+    """Run an installer with these variables more; its exit code must be 0, or with `fails` any other."""
+    variables = environment(folder) | dict(env or {})
+    variables.pop("VIRTUAL_ENV", None)
+    done = subprocess.run([*map(str, command)], cwd=cwd or folder, env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -109,13 +115,13 @@ def run(
 def tool(name: str) -> Path:
     """The program of an installer that is pinned in a dependency group of pyproject.toml, in an environment of its own."""
     program = {"old-uv": "uv"}.get(name, name)
-    (pin,) = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), name)
-    folder = ROOT / "build" / "installers" / pin.replace("==", "-")
+    pins = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), name)
+    folder = ROOT / "build" / "installers" / pins[0].replace("==", "-")
     path = folder / "bin" / program
     if not path.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        for command in (["venv", "--quiet", folder], ["pip", "install", "--quiet", "--python", folder / "bin" / "python", pin]):
-            subprocess.run([UV, *map(str, command)], check=True)
+        subprocess.run([UV, "venv", "--quiet", folder], check=True)
+        subprocess.run([UV, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *pins], check=True)
     return path
 
 
@@ -126,11 +132,11 @@ def install(installer: str, url: str, folder: Path, requirement: str = "llama-cp
         shutil.rmtree(folder / name, ignore_errors=True)
     if installer == "pip":
         run([sys.executable, "-m", "venv", folder / "venv"], folder)
-        done = run([python, "-m", "pip", "install", "--quiet", "--index-url", url, requirement], folder, **extra)
+        done = run([python, "-m", "pip", "install", "--quiet", "--index-url", url, requirement], folder, env=extra)
     else:
         uv = UV if installer == "uv" else str(tool(installer))
         run([UV, "venv", "--quiet", "--python", sys.executable, folder / "venv"], folder)
-        done = run([uv, "pip", "install", "--quiet", "--python", python, "--default-index", url, requirement], folder, **extra)
+        done = run([uv, "pip", "install", "--quiet", "--python", python, "--default-index", url, requirement], folder, env=extra)
     assert "warning" not in done.stderr.lower() or "wheel-variants" in extra.get("UV_PREVIEW_FEATURES", ""), done.stderr
     return which(python)
 
