@@ -128,6 +128,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def bench_labels(session: nox.Session) -> None:
+    """Compare labelling a 500 MB wheel with copying it and with `variantlib make-variant`; `-- [--size MB]`."""
+    install(session)
+    session.run("python", "-m", "variants", "bench-labels", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def failures(session: nox.Session) -> None:
     """Real builds that go wrong: interrupted, disk full, compile error, two at once (with a compiler cache)."""
     install(session, "tests", "cache")

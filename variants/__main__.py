@@ -108,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--no-native", dest="native", action="store_false", help="do not build upstream's own wheel to compare with")
     speed.set_defaults(do=_bench)
 
+    big = step(
+        "bench-labels", "Time labelling a big wheel against copying it and against `variantlib make-variant`, in paired runs."
+    )
+    big.add_argument("--size", type=_positive, default=500, metavar="MB", help="of the wheel (default: 500)")
+    big.add_argument("--rounds", type=_positive, default=5, metavar="N", help="paired rounds (default: 5)")
+    big.set_defaults(do=lambda given: bench.bench_labels(build.BUILD, given.rounds, given.size) and None)
+
     pages = step("index", "Make static index pages in site/ from the wheels in dist/, for any web server.")
     pages.add_argument("--dist", type=Path, default=build.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
     pages.add_argument(

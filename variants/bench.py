@@ -15,13 +15,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from rich.table import Table
 
-from . import run, smoke, source, toolchain
+from . import metadata, run, smoke, source, toolchain
 from .errors import CommandError, WheelError
 from .source import ROOT
 
@@ -72,6 +73,7 @@ def bench(wheel: Path, build_dir: Path, rounds: int, model: Path | None, native:
     contenders = [Contender("wheel", ours), Contender("baseline", ours, {"LLAMA_CPP_BACKENDS": "cpu-x64"})]
     if native:
         upstream = _upstream_wheel(folder, log)
+        native_bytes = upstream.stat().st_size
         contenders.append(Contender("native", smoke.install(upstream, "uv", folder / "native", log)))
     if model is None:
         model = folder / "random-100M-Q4_K.gguf"
@@ -94,7 +96,7 @@ def bench(wheel: Path, build_dir: Path, rounds: int, model: Path | None, native:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
         "wheel": {"name": wheel.name, "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "bytes": wheel.stat().st_size},
-        "native": {"bytes": _upstream_wheel(folder, log).stat().st_size} if native else None,
+        "native": {"bytes": native_bytes} if native else None,
         "model": {"name": model.name, "bytes": model.stat().st_size},
         "rounds": rounds,
         "prompt_tokens": _PROMPT,
@@ -168,3 +170,72 @@ def _shown(key: str, value: float) -> str:
     if "memory" in key:
         return f"{value / 1e6:.0f} MB"
     return f"{value * 1000:.0f} ms" if "seconds" in key else f"{value:.1f} tok/s"
+
+
+def bench_labels(build_dir: Path, rounds: int, megabytes: int) -> Path:
+    """Time labelling a wheel of this size against copying the file and against ``variantlib make-variant``, in paired rounds.
+
+    Returns the JSON file with every single measurement.
+
+    Raises:
+        CommandError: a step failed, or the disk is full (four times the size is needed).
+    """
+    folder = build_dir / "bench" / "labels"
+    log = build_dir / "logs" / "bench-labels.log"
+    run.remove(log)
+    run.remove(folder)
+    folder.mkdir(parents=True)
+    wheel = folder / "llama_cpp_python-9.9.7-py3-none-manylinux_2_17_x86_64.whl"
+    script: list[str | Path] = [sys.executable, _SCRIPTS / "labelling.py"]
+    env = run.environment(PYTHONPATH=str(source.ROOT))
+    run.command([*script, "make", wheel, str(megabytes)], log=log, env=env)
+    results: dict[str, dict[str, list[float]]] = {}
+    for number in range(rounds):
+        for how in [*random.Random(number).sample(["copy", "label", "make-variant"], 3), "unlabel"]:
+            run.console.print(f"      round {number + 1} of {rounds}: {how}", style="dim")
+            out = folder / how
+            out.mkdir()
+            given = folder / "label" / f"{wheel.stem}-vulkan.whl" if how == "unlabel" else wheel
+            answer = _make_variant(wheel, out, log, env) if how == "make-variant" else _answer([*script, how, given, out], env)
+            for key, value in answer.items():
+                results.setdefault(how, {}).setdefault(key, []).append(value)
+            if how != "label":
+                run.remove(out)
+        run.remove(folder / "label")
+    size = wheel.stat().st_size
+    facts = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "bytes": size,
+        "rounds": rounds,
+        "results": results,
+    }
+    target = build_dir / "bench" / "labels.json"
+    with run.replacing(target) as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    run.remove(folder)
+    for how, row in results.items():
+        memory = f", {max(row['memory']) / 1e6:.0f} MB of memory" if "memory" in row else ""
+        run.console.print(f"{how:14} {statistics.median(row['seconds']):7.2f} s{memory}", markup=False)
+    for other in ("copy", "make-variant"):
+        run.console.print(f"label / {other}: {ratio(results['label']['seconds'], results[other]['seconds'])}", markup=False)
+    run.console.print(f"{size / 1e6:.0f} MB. Every measurement: {target}", markup=False)
+    return target
+
+
+def _make_variant(wheel: Path, out: Path, log: Path, env: Mapping[str, str]) -> dict[str, float]:
+    """variantlib's own command, which writes the archive anew and compresses it again."""
+    tool = Path(sys.executable).parent / "variantlib"
+    what = ["--variant-label", "vulkan", "--property", "llama_cpp :: backend :: vulkan", "--skip-plugin-validation"]
+    begin = time.monotonic()
+    run.command([tool, "make-variant", "-f", wheel, "-o", out, *what, "--pyproject-toml", metadata.PYPROJECT], log=log, env=env)
+    return {"seconds": time.monotonic() - begin}
+
+
+def _answer(command: Sequence[str | Path], env: Mapping[str, str]) -> dict[str, float]:
+    done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandError(
+            f"`{command[2]}` failed:\n{done.stderr[-2000:]}", "Is there room on the disk? It takes four times the size."
+        )
+    return {str(key): float(value) for key, value in json.loads(done.stdout).items()}

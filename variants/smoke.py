@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.markup import escape
 
-from . import run, source
-from .errors import SourceError, ToolchainError, UsageError
+from . import records, run, source
+from .errors import SourceError, ToolchainError, UsageError, WheelError
 from .source import ROOT
 
 INSTALLERS = ("uv", "pip")
@@ -70,7 +72,9 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     environment = build_dir / "smoke" / installer
     tools = (*_TOOLS, _NEIGHBOUR) if installer == "uv" else _TOOLS
     python = install(wheel, installer, environment, log, tools=tools, base=base)
-    _pytest([python], [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
+    counts = _pytest([python], [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
+    report = _report([python], {})
+    records.add(wheel, what="tests/inference", installer=installer, **report, **counts)
 
 
 def old_cpus(wheel: Path, build_dir: Path) -> None:
@@ -91,7 +95,11 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
         # NumPy's OpenBLAS misjudges qemu's Nehalem and dies of SIGILL in its own sanity check.
         env = {"LLAMA_CPP_TEST_PLUGIN": plugin, "OPENBLAS_CORETYPE": "Nehalem"}
         tests = ROOT / "tests" / "inference" / "test_inference.py"
-        _pytest([qemu, "-cpu", cpu, python], [tests], log, "The wheel fails on an old processor.", env)
+        emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
+        counts = _pytest(emulated, [tests], log, "The wheel fails on an old processor.", env)
+        report = _report(emulated, env)
+        report["processor"] = f"{cpu}, emulated by qemu-user"
+        records.add(wheel, what="test_inference.py", installer="uv", **report, **counts)
 
 
 def upstream_tests(wheel: Path, build_dir: Path) -> None:
@@ -120,8 +128,8 @@ def _pytest(
     remedy: str,
     environment: Mapping[str, str] | None = None,
     vendor: Path | None = None,
-) -> None:
-    """Run pytest with the environment's Python in an empty directory, and print its summary.
+) -> dict[str, int]:
+    """Run pytest with the environment's Python in an empty directory, print its summary, return how many passed or were skipped.
 
     `vendor`: a folder that must lie there under this name (upstream's tests open ``./vendor/llama.cpp/models/…``).
     """
@@ -132,6 +140,32 @@ def _pytest(
         settings = ["-c", "/dev/null", "--rootdir", folder, "-p", "no:cacheprovider", "-ra"]
         env = run.environment(**(environment or {}))
         run.command([*python, "-m", "pytest", *settings, *arguments], log=log, cwd=Path(folder), env=env, remedy=remedy)
+    counts = {"passed": 0, "skipped": 0}
     for line in log.read_bytes()[seen:].decode("utf-8", "replace").splitlines():
         if line.startswith("SKIPPED") or re.match("=+ .*passed", line):
             run.console.print(f"      {line.strip('= ')}", markup=False)
+        if re.match("=+ .*passed", line):
+            counts |= {name: int(count) for count, name in re.findall(r"(\d+) (passed|skipped)", line)}
+    return counts
+
+
+def _report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dict[str, str]:
+    """System, Python, and the devices that ggml computes on, as the installed package's own report has them."""
+    answer = run.output([*python, "-m", "llama_cpp", "--json"], env=run.environment(**environment))
+    try:
+        report = json.loads(answer)
+    except ValueError as error:
+        raise WheelError(f"`python -m llama_cpp --json` gives no report: {answer[:500]}", "Run it by hand to see why.") from error
+    devices = [device["description"] for device in report["devices"]]
+    loaded = [plugin["name"] for plugin in report["plugins"] if plugin["state"] == "loaded"]
+    python_version = " ".join(report["python"].split()[:2])  # what follows is a path
+    return {"system": _system(), "python": python_version, "processor": ", ".join(devices), "devices": ", ".join(loaded)}
+
+
+def _system() -> str:
+    """The operating system by its own name, and the architecture."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        name = platform.system()
+    return f"{name}, {platform.machine()}"
