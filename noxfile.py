@@ -101,8 +101,8 @@ def serve(session: nox.Session) -> None:
 
 @nox.session(tags=["slow"], default=False)
 def installers(session: nox.Session) -> None:
-    """Run the real uv and pip against indexes on a loopback server."""
-    install(session, "tests", "installers")
+    """Run the real uv, an older one, pip, poetry and pdm against indexes on a loopback server; the front page in Chromium."""
+    install(session, "tests", "installers", "browser")
     session.run("python", "-m", "pytest", "tests/installers", *session.posargs)
 
 

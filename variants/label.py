@@ -7,7 +7,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from . import archive, metadata
+from . import archive, machine, metadata
 from .errors import WheelError
 from .matrix import Variant
 
@@ -20,26 +20,41 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
     Changes the file name, ``variant.json``, METADATA (only where the variant has requirements) and RECORD, and nothing else.
 
     Raises:
-        WheelError: the wheel is labelled already or is none of ours, or the variant is the plain wheel.
+        WheelError: the wheel is labelled already, is none of ours, or for a platform where the variant does not exist; the variant
+            is the plain wheel; variantlib or uv would refuse the metadata.
     """
     has = archive.split_label(wheel.name)[1]
     if has is not None:
         raise WheelError(
             f'{wheel} has the label "{has}" already.', "Label the plain wheel, or take the label off: `python -m variants unlabel`."
         )
-    name, *_ = archive.parse_name(wheel)
+    name, _, _, tags = archive.parse_name(wheel)
     if name != "llama-cpp-python":
         raise WheelError(f"{wheel} is a wheel of {name}, not ours.", "Give a wheel of llama-cpp-python.")
     if variant.label is None:
         raise WheelError(
             f"{variant.name} is the plain wheel, which has no label.", f"Name a variant with a label; see {variant.file}."
         )
+    platforms = {machine.short(tag.platform) for tag in tags}
+    if not platforms <= set(variant.table.platforms):
+        raise WheelError(
+            f"{wheel} is for {', '.join(sorted(tag.platform for tag in tags))}, where {variant.name} does not exist.",
+            f"{variant.file} names {', '.join(variant.table.platforms)}.",
+        )
+    content = metadata.to_bytes(metadata.dist_info(variant.label, variant.properties))
+    try:
+        metadata.read_wheel(content, variant.label)
+    except ValueError as error:
+        raise WheelError(
+            f"{variant.file} and pyproject.toml give metadata that installers refuse: {error}.",
+            "Correct [variant] of pyproject.toml.",
+        ) from error
     with archive.open_wheel(wheel) as opened:
         info = archive.dist_info(opened)
         if f"{info}/{_FILE}" in opened.namelist():
             raise WheelError(f"{wheel} has a {_FILE} already, but no label in its name.", "Build it again.")
         header = opened.read(f"{info}/METADATA")
-    changed = {f"{info}/{_FILE}": metadata.to_bytes(metadata.dist_info(variant.label, variant.properties))}
+    changed = {f"{info}/{_FILE}": content}
     if variant.table.runtime.requires:
         changed[f"{info}/METADATA"] = _with_requirements(header, variant.table.runtime.requires)
     target = target_dir / f"{wheel.stem}-{variant.label}.whl"

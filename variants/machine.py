@@ -99,6 +99,12 @@ def checked(machine: Machine) -> Machine:
     return msgspec.structs.replace(machine, platform=platform)
 
 
+def short(platform: str) -> str | None:
+    """The matrix's name for a wheel platform: ``linux_x86_64`` for ``manylinux_2_17_x86_64``; None where it has none."""
+    name = re.sub(r"^(?:many|musl)linux(?:_\d+_\d+|\d+)_|^linux_", "linux_", re.sub(r"^macosx_\d+_\d+_", "macosx_", platform))
+    return name if name in PLATFORMS else None
+
+
 def detect() -> Machine:
     """This machine, by the means that uv and the providers use: ``nvidia-smi``, ``rocminfo``, their variables, archspec."""
     notes: list[str] = []

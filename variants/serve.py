@@ -33,6 +33,26 @@ def server(site: Path, port: int) -> http.server.ThreadingHTTPServer:
         ) from error
 
 
+def commands(site: Path, url: str) -> list[str]:
+    """What to type, by installer; `url` is the site's address."""
+    labels = sorted(path.name for path in (site / "backends").glob("*/") if path.name != "cpu")
+    pip = "    pip install --only-binary=llama-cpp-python --extra-index-url"
+    lines = []
+    if labels:
+        lines += [
+            "  the best wheel for this machine:",
+            f"    uv pip install --preview-features wheel-variants --index {url}simple/ llama-cpp-python",
+        ]
+    lines += ["  the plain wheel, with any installer:", f"{pip} {url}simple/ llama-cpp-python"]
+    lines += [f"    uv pip install --index {url}simple/ llama-cpp-python"]
+    if labels:
+        lines += [
+            f"  one backend ({', '.join(labels)}), with any installer:",
+            f"{pip} {url}backends/{labels[0]}/simple/ llama-cpp-python",
+        ]
+    return [*lines, "  why this one:", f"    python -m variants explain {url}simple/", f"  for people:\n    {url}"]
+
+
 def serve(site: Path, port: int) -> None:
     """Serve until interrupted.
 
@@ -40,9 +60,9 @@ def serve(site: Path, port: int) -> None:
         UsageError: see :func:`server`.
     """
     with server(site, port) as http_server:
-        url = f"http://127.0.0.1:{http_server.server_port}/simple/"
-        run.console.print(f"Serving {site}. Try, in another terminal and a new environment:\n", markup=False)
-        for command in (f"pip install --extra-index-url {url} llama-cpp-python", f"uv pip install --index {url} llama-cpp-python"):
-            run.console.print(f"    {command}", markup=False)
+        url = f"http://127.0.0.1:{http_server.server_port}/"
+        run.console.print(f"Serving {site} at {url}. Try, in another terminal and a new environment:\n", markup=False)
+        for text in commands(site, url):
+            run.console.print(text, markup=False)
         run.console.print("\nCtrl-C ends it.")
         http_server.serve_forever()

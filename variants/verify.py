@@ -18,7 +18,7 @@ from installer.sources import WheelFile
 from packaging.tags import Tag, parse_tag
 from packaging.utils import canonicalize_name
 
-from . import archive, elf, metadata, run, source
+from . import archive, elf, matrix, metadata, run, source
 from .errors import SourceError, WheelError
 
 #: Libraries that every Linux system with the wheel's glibc has (PEP 600). The C++ runtime is there for `--toolchain system`.
@@ -104,14 +104,19 @@ def read(path: Path) -> Wheel:
 
 
 def labels(wheel: Wheel) -> Iterator[Finding]:
-    """The label in the file name and variant.json agree (PEP 825): both are there, or neither."""
+    """The label in the file name, variant.json and the matrix agree (PEP 825), or there is none."""
     _, label = archive.split_label(wheel.path.name)
     content = wheel.files.get(f"{wheel.info}/variant.json")
     try:
         if label is None and content is not None:
             raise ValueError("there is no label in the file name")
         if label is not None:
-            metadata.read_wheel(content or b"", label)
+            found = metadata.read_wheel(content or b"", label)
+            expected = {variant.label: variant.properties for variant in matrix.load().values()}
+            if label not in expected:
+                raise ValueError(f"the matrix has no label {label}")
+            if found.variant_desc != metadata.dist_info(label, expected[label]).variant_desc:
+                raise ValueError(f"the matrix has other properties for {label}")
     except ValueError as error:
         yield Finding(
             f"{wheel.info}/variant.json", f"does not go with the file name ({error})", "Label it again from the plain wheel."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import urllib.request
 import zipfile
@@ -12,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.installers.tools import METADATA, install, wheel
-from variants import archive, index, run, serve
+from variants import archive, index, label, matrix, metadata, records, run, serve
 from variants.errors import UsageError, WheelError
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", ["uv", "old-uv", "pip"])
 def test_install(installer: str, dist: Path, site: Path, url: str, tmp_path: Path) -> None:
     """The newest version, the highest build number, an older version by name; a yanked file is passed over."""
     wheel(dist, "9.9.6", text="older")
@@ -42,7 +43,7 @@ def test_pages(dist: Path, site: Path, url: str) -> None:
     assert (row["size"], row["requires-python"], row["yanked"]) == (path.stat().st_size, ">=3.8", False)
     assert urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read() == path.read_bytes()
     metadata = urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}.metadata").read()
-    assert metadata == METADATA.format(version="9.9.7").encode()
+    assert metadata == METADATA.format(name="llama_cpp_python", version="9.9.7", requires="").encode()
     text = urllib.request.urlopen(f"{url}llama-cpp-python/").read().decode()
     assert f'href="{path.name}#sha256={file.sha256}" data-requires-python="&gt;=3.8"' in text
     assert f'data-core-metadata="sha256={row["core-metadata"]["sha256"]}"' in text
@@ -161,3 +162,99 @@ def test_port_in_use(site: Path, dist: Path) -> None:
     index.build_index(dist, site)
     with serve.server(site, 0) as first, pytest.raises(UsageError, match="cannot be used"):
         serve.server(site, first.server_port)
+
+
+def test_backends(dist: Path, site: Path) -> None:
+    """One classic index a label: made once, following a yank, gone with the last wheel; wheels elsewhere are linked there."""
+    plain = wheel(dist)
+    made = label.label(plain, matrix.load()["vulkan"], dist)
+    index.build_index(dist, site)
+    page = site / "backends" / "vulkan" / "simple" / "llama-cpp-python" / "index.json"
+    (row,) = json.loads(page.read_text())["files"]
+    assert row["filename"] == "llama_cpp_python-9.9.7+vulkan-py3-none-manylinux_2_17_x86_64.whl"
+    assert (page.parent / row["filename"]).is_file()
+    (local,) = (dist / "backends" / "vulkan").iterdir()
+    before = local.stat().st_mtime_ns
+    made.with_name(f"{made.name}.yanked").write_text("wrong shader")
+    index.build_index(dist, site)
+    assert local.stat().st_mtime_ns == before
+    assert json.loads(page.read_text())["files"][0]["yanked"] == "wrong shader"
+    elsewhere = site.with_name("elsewhere")
+    index.build_index(dist, elsewhere, index.Options(base_url="https://example.org/files/"))
+    (row,) = json.loads((elsewhere / page.relative_to(site)).read_text())["files"]
+    assert row["url"] == f"https://example.org/files/{local.name.replace('+', '%2B')}"
+    made.unlink()
+    index.build_index(dist, site)
+    assert not page.exists()
+    assert not local.exists()
+    assert {path.name for path in (site / "backends").iterdir()} == {"cpu"}
+
+
+def test_readers_of_the_page_before(dist: Path, site: Path, url: str) -> None:
+    """A label is added to a version while somebody has read its page: what that page links is still there, with its hash."""
+    plain = wheel(dist)
+    label.label(plain, matrix.load()["vulkan"], dist)
+    index.build_index(dist, site)
+    page = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/index.json").read())
+    label.label(plain, matrix.load()["cuda12"], dist)
+    index.build_index(dist, site)
+    for row in page["files"]:
+        content = urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read()
+        assert hashlib.sha256(content).hexdigest() == row["hashes"]["sha256"]
+    (old,) = (row["url"] for row in page["files"] if row["filename"].endswith(".json"))
+    label.label(plain, matrix.load()["cuda13"], dist)
+    index.build_index(dist, site)
+    assert not (site / "simple" / "llama-cpp-python" / old).exists(), "two pages later it is gone"
+
+
+def test_front_page(dist: Path, site: Path) -> None:
+    """Everything from a wheel is escaped; runs are shown for exactly this file; the page is the same bytes again."""
+    path = wheel(dist, requires=["numpy>=1.20", 'x; extra == "test"'])
+    path.with_name(f"{path.name}.yanked").write_text("<script>alert(1)</script>")
+    facts = {
+        "what": "t",
+        "processor": "A <CPU>",
+        "system": "Debian",
+        "python": "CPython 3.12",
+        "installer": "uv",
+        "devices": "cpu-zen4",
+    }
+    records.add(path, **facts, passed=40, skipped=1)
+    records.add(path, **facts, passed=41, skipped=0)
+    index.build_index(dist, site, index.Options(site_url="https://example.org/llama"))
+    text = (site / "index.html").read_text()
+    assert "<script>alert" not in text
+    assert "A &lt;CPU&gt;, Debian, CPython 3.12" in text.replace("\n", " ")
+    assert "41 passed on cpu-zen4" in text
+    assert "40 passed" not in text
+    assert "numpy&gt;=1.20;" in text
+    assert "uv pip install --index https://example.org/llama/simple/ llama-cpp-python" in text
+    index.build_index(dist, site, index.Options(site_url="https://example.org/llama/"))
+    assert (site / "index.html").read_text() == text
+    (site / ".state.json").unlink()
+    path.write_bytes(wheel(dist / "other", text="another").read_bytes())
+    index.build_index(dist, site)
+    assert "no record" in (site / "index.html").read_text()
+
+
+@pytest.mark.parametrize("damage", ["requires", "variant", "truncated"])
+def test_wheels_that_installers_would_refuse(damage: str, dist: Path, site: Path) -> None:
+    """Refused with the file's name, and the site stays as it was."""
+    wheel(dist, "9.9.6")
+    index.build_index(dist, site)
+    before = (site / "simple" / "llama-cpp-python" / "index.json").read_bytes()
+    if damage == "requires":
+        path = wheel(dist, requires=["numpy>>1"])
+    elif damage == "variant":
+        content = json.loads(metadata.to_bytes(metadata.dist_info("vulkan", {"llama_cpp": {"backend": ["vulkan"]}})))
+        extra = {"variant.json": json.dumps(content | {"install-time": True}).encode()}
+        wheel(dist)
+        path = wheel(dist / "x", extra=extra)
+        path = path.rename(dist / f"{path.stem}-vulkan.whl")
+    else:
+        path = wheel(dist)
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(WheelError) as caught:
+        index.build_index(dist, site)
+    assert str(path) in caught.value.what
+    assert (site / "simple" / "llama-cpp-python" / "index.json").read_bytes() == before

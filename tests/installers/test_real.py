@@ -35,7 +35,8 @@ path = tiny.write(pathlib.Path(tempfile.mkdtemp()) / "tiny.gguf", gguf.GGMLQuant
 model = llama_cpp.Llama(str(path), n_ctx=64, verbose=False)
 text = model("a", max_tokens=8, temperature=0)["choices"][0]
 variant = metadata.distribution("llama_cpp_python").read_text("variant.json")
-print(json.dumps([llama_cpp.__version__, list(json.loads(variant)["variants"]) if variant else [], llama_cpp.__file__, text["text"]]))
+labels = list(json.loads(variant)["variants"]) if variant else []
+print(json.dumps([llama_cpp.__version__, labels, llama_cpp.__file__, text["text"]]))
 """
 GPUS = {
     "no GPU": {},

@@ -24,7 +24,7 @@ def variants(folder: Path) -> dict[str, matrix.Variant]:
     """The labels of docs/design.md, as matrix files; their plugins are another matter."""
     folder.mkdir()
     for name, table in MATRIX.items():
-        text = f'summary = "x"\nplatforms = ["linux_x86_64"]\nlabel = "{name}"\n{table}[smoke]\ndevice = "X"\n'
+        text = f'summary = "x"\nplatforms = ["linux_x86_64", "win_amd64"]\nlabel = "{name}"\n{table}[smoke]\ndevice = "X"\n'
         (folder / f"{name}.toml").write_text(text)
     return matrix.load(folder)
 

@@ -135,6 +135,8 @@ def test_streamed_members(tmp_path: Path, wheel: Path, variant: matrix.Variant) 
 
 def test_unlabel(tmp_path: Path, wheel: Path, variant: matrix.Variant) -> None:
     """The plain wheel comes back, but for the variant's own requirements; or one with a local version."""
+    other = label.label(wheel, matrix.load()["vulkan"], tmp_path / "vulkan")
+    assert label.unlabel(other, tmp_path / "back").read_bytes() == wheel.read_bytes(), "vulkan requires nothing of its own"
     made = label.label(wheel, variant, tmp_path / "labelled")
     plain = label.unlabel(made, tmp_path / "plain")
     assert plain.name == NAME
@@ -152,8 +154,12 @@ def test_unlabel(tmp_path: Path, wheel: Path, variant: matrix.Variant) -> None:
 
 def test_refusals(tmp_path: Path, wheel: Path, variant: matrix.Variant) -> None:
     made = label.label(wheel, variant, tmp_path / "out")
-    with pytest.raises(WheelError, match="not the name of a wheel"):
+    with pytest.raises(WheelError, match='has the label "cuda12" already'):
         label.label(made, variant, tmp_path)
+    mac = tmp_path / NAME.replace("manylinux_2_17_x86_64", "macosx_11_0_arm64")
+    mac.write_bytes(wheel.read_bytes())
+    with pytest.raises(WheelError, match="is for macosx_11_0_arm64, where cuda12 does not exist"):
+        label.label(mac, variant, tmp_path)
     hidden = tmp_path / "hidden" / NAME
     hidden.parent.mkdir()
     hidden.write_bytes(made.read_bytes())

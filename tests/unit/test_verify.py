@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import charset_normalizer
+import msgspec
 import pytest
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
@@ -138,17 +139,18 @@ def test_unknown_library(tmp_path: Path, files: Files) -> None:
 
 
 def test_labelled_wheel(tmp_path: Path, files: Files) -> None:
-    """A labelled wheel is verified as it is, although other tools cannot read its name; label and variant.json must agree."""
-    (tmp_path / "v.toml").write_text(
-        'summary = "x"\nplatforms = ["linux_x86_64"]\nlabel = "v"\n'
-        '[properties.llama_cpp]\nbackend = ["vulkan"]\n[smoke]\ndevice = "X"\n'
-    )
-    made = label.label(wheel(tmp_path, files), matrix.read(tmp_path / "v.toml"), tmp_path)
+    """A labelled wheel is verified as it is, whatever other tools make of its name; label, variant.json and matrix agree."""
+    vulkan = matrix.load()["vulkan"]
+    made = label.label(wheel(tmp_path, files), vulkan, tmp_path)
     assert verify.verify(made, tree=None) == []
-    renamed = made.rename(made.with_name(made.name.replace("-v.whl", "-w.whl")))
+    renamed = made.rename(made.with_name(made.name.replace("-vulkan.whl", "-w.whl")))
     assert any("does not go with the file name" in row for row in findings(renamed, verify.labels))
     renamed = renamed.rename(tmp_path / NAME)
     assert any("no label in the file name" in row for row in findings(renamed, verify.labels))
+    for name, what in (("v", "the matrix has no label v"), ("cuda12", "the matrix has other properties for cuda12")):
+        other = msgspec.structs.replace(vulkan, table=msgspec.structs.replace(vulkan.table, label=name))
+        made = label.label(wheel(tmp_path, files), other, tmp_path)
+        assert any(what in row for row in findings(made, verify.labels))
 
 
 def test_dishonest_tag(tmp_path: Path, files: Files) -> None:

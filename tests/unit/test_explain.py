@@ -1,0 +1,186 @@
+"""`explain`: the machine as it is found or described, the reasons for each wheel, and mistakes on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.installers.tools import small_wheels, wheel
+from tests.unit.conftest import Cli
+from variants import explain, index, listing, machine, matrix, providers
+from variants.errors import UsageError
+from variants.machine import Machine
+
+Judge = Callable[..., explain.Judged]
+
+
+@pytest.fixture(scope="module")
+def offered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("offered")
+    small_wheels(folder / "dist", folder / "work")
+    return folder / "dist"
+
+
+@pytest.fixture
+def judge(offered: Path) -> Judge:
+    """What becomes of a label's wheel on a machine."""
+
+    def judge(label: str | None, asked: Machine, installer: str = "standard") -> explain.Judged:
+        choice = explain.choose(listing.read(str(offered)), machine.checked(asked), installer)
+        tags = set(machine.wheel_tags(machine.checked(asked)))
+        names = {candidate.name for candidate in listing.read(str(offered)).wheels if candidate.tags & tags}
+        return next(judged for judged in choice.ranked if judged.label == label and judged.name in names)
+
+    return judge
+
+
+def test_reasons(judge: Judge) -> None:
+    """The exact property that failed, and what would change it."""
+    rtx = Machine(driver="12.8", sm=("8.6",))
+    assert judge("cuda13", rtx).reason == "needs driver for CUDA 13.0 or newer, found 12.8"
+    assert judge("cuda13", rtx).change == "a newer NVIDIA driver, for CUDA 13.0"
+    assert judge("cuda12", rtx).reason == "fits, and comes first in the order nvidia, amd, llama_cpp (by nvidia)"
+    assert judge("vulkan", rtx).reason == "would fit; cuda12 is ordered before it"
+    assert judge("rocm7", rtx).reason == "needs an AMD GPU with ROCm, found none"
+    maxwell = Machine(driver="13.0", sm=("5.2",))
+    assert judge("cuda12", maxwell).reason == (
+        "has code for SM 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and for newer GPUs through PTX of 9.0, 10.0, 11.0, 12.0, "
+        "found SM 5.2"
+    )
+    assert judge("cuda12", maxwell).change == "another GPU"
+    assert "no NVIDIA GPU with a driver" in judge("cuda12", Machine()).reason
+    assert "nvidia-smi" in judge("cuda12", Machine()).change
+    assert judge("cuda12", Machine(driver="12.8")).reason == "needs to know the GPU's compute capability, found none"
+    radeon = Machine(gfx=("gfx1100",), rocm="6.4.0")
+    assert judge("rocm7", radeon).reason == "needs ROCm 7.0.0 or 7.0.1 or 7.0.2 or 7.1.0 or 7.1.1 or 7.2.0, found 6.4.0"
+    assert judge("rocm7", radeon, "uv").reason == "uv does not know the provider of amd"
+    assert judge("cuda13", rtx, "pip").reason == "pip does not know labelled wheels"
+    assert "the wheel without a label" in judge(None, rtx, "pip").reason
+
+
+def test_python_and_yanked(tmp_path: Path) -> None:
+    wheel(tmp_path)
+    offered = listing.read(str(tmp_path))
+    assert explain.choose(offered, machine.checked(Machine(python="3.8")), "pip").winner
+    index.build_index(tmp_path, tmp_path / "site")
+    offered = listing.read(str(tmp_path / "site"))
+    old = explain.choose(offered, machine.checked(Machine(python="3.7")), "pip")
+    assert old.winner is None
+    assert old.ranked[0].reason == "needs Python >=3.8, found 3.7"
+    next(tmp_path.glob("*.whl")).with_suffix(".whl.yanked").write_text("x")
+    index.build_index(tmp_path, tmp_path / "site")
+    yanked = listing.read(str(tmp_path / "site"))
+    assert explain.choose(yanked, machine.checked(Machine()), "pip").ranked[0].reason == "yanked"
+    assert explain.choose(yanked, machine.checked(Machine()), "pip", "9.9.7").winner
+    with pytest.raises(UsageError, match=r"has no version 1\.0"):
+        explain.choose(yanked, machine.checked(Machine()), "pip", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "level"), [("nehalem", "v2"), ("haswell", "v3"), ("zen4", "v4"), ("x86_64", "v1"), ("core2", "v1"), ("zen2", "v3")]
+)
+def test_processor_levels(cpu: str, level: str) -> None:
+    answer = providers.PROVIDERS["x86_64"].supported(machine.checked(Machine(cpu=cpu)))
+    assert answer["level"][0] == level
+    assert answer["level"][-1] == "v1"
+    assert providers.PROVIDERS["x86_64"].supported(machine.checked(Machine("linux_aarch64"))) == {}
+
+
+def test_detect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine, with the nvidia-smi and rocminfo of another one on PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for name in list(os.environ):
+        if name.startswith(("NV_", "AMD_", "UV_")):
+            monkeypatch.delenv(name)
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        "#!/bin/sh\ncase $1 in --query-gpu=driver_version) echo 570.1;; -q) echo 'CUDA Version   : 12.8';;"
+        " --query-gpu=compute_cap) echo 6.1; echo 8.6;; esac\n"
+    )
+    (tmp_path / "rocminfo").write_text("#!/bin/sh\necho '  Name:  gfx1100'\necho 'Name: gfx000'\n")
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path))
+    (tmp_path / ".info").mkdir()
+    (tmp_path / ".info" / "version").write_text("7.0.2-56\n")
+    found = machine.detect()
+    assert (found.driver, found.sm, found.gfx, found.rocm) == ("12.8", ("6.1", "8.6"), ("gfx1100",), "7.0.2")
+    assert any(str(smi) in note for note in found.notes)
+    smi.write_text("#!/bin/sh\necho failed\nexit 9\n")
+    assert machine.detect().driver is None
+    assert any("fails" in note for note in machine.detect().notes)
+
+
+def test_uv_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("UV_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert not machine.detect().preview
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv" / "uv.toml").write_text('preview-features = ["wheel-variants"]\n')
+    assert machine.detect().preview
+    (tmp_path / "uv" / "uv.toml").write_text("[broken")
+    assert not machine.detect().preview
+    monkeypatch.setenv("UV_PREVIEW_FEATURES", "a,wheel-variants")
+    assert machine.detect().preview
+
+
+def test_short_names() -> None:
+    for name, newest in machine.PLATFORMS.items():
+        assert machine.short(newest) == name
+    assert machine.short("linux_x86_64") == "linux_x86_64"
+    assert machine.short("manylinux2014_aarch64") == "linux_aarch64"
+    assert machine.short("musllinux_1_2_x86_64") == "linux_x86_64"
+    assert machine.short("macosx_11_0_arm64") == "macosx_arm64"
+    assert machine.short("win32") is None
+    assert machine.short("any") is None
+
+
+def test_every_label_of_the_matrix_is_known_to_its_provider() -> None:
+    for variant in matrix.load().values():
+        for namespace, features in variant.properties.items():
+            for feature, values in features.items():
+                for value in values:
+                    assert providers.error(namespace, feature, value) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--driver", "new"], '--driver: "new" is no MAJOR.MINOR'),
+        (["--sm", "86"], '--sm: "86" is no MAJOR.MINOR'),
+        (["--platform", "linux_z80"], 'nobody knows the platform "linux_z80"'),
+        (["--cpu", "abacus"], 'nobody knows the processor "abacus"'),
+        (["--gfx", "rx7900"], 'is no AMD architecture'),
+        (["--rocm", "seven"], 'is no version'),
+        (["nowhere"], "nowhere is no folder"),
+        (["http://127.0.0.1:9/simple/"], "does not answer as an index"),
+    ],
+)  # fmt: skip
+def test_mistakes(cli: Cli, offered: Path, arguments: list[str], what: str) -> None:
+    where = [] if arguments[0].startswith(("nowhere", "http")) else [str(offered)]
+    done = cli("explain", *where, *arguments)
+    assert done.returncode == UsageError.exit_code
+    assert what in done.stdout
+    assert len(done.stdout.splitlines()) < 10
+
+
+def test_command_line(cli: Cli, offered: Path) -> None:
+    """In words, and as JSON; the exit code says whether anything fits."""
+    done = cli("explain", offered, "--driver", "12.8", "--sm", "8.6", "--cpu", "haswell", "--platform", "win_amd64")
+    assert done.returncode == 0
+    assert "takes      llama_cpp_python-9.9.7-py3-none-win_amd64-cuda12.whl" in done.stdout
+    assert "needs driver for CUDA 13.0 or newer, found 12.8" in done.stdout
+    done = cli("explain", offered, "--gfx", "gfx1100", "--rocm", "7.0.0", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["choice"]["label"] == "rocm7"
+    assert answer["others"]["uv"].endswith("-vulkan.whl")
+    assert any("uv does not know the provider of amd" in line for line in answer["differences"])
+    done = cli("explain", offered, "--platform", "musllinux_1_2_x86_64", "--installer", "pip")
+    assert done.returncode == 1
+    assert "nothing fits" in done.stdout
