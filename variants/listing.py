@@ -13,6 +13,7 @@ from packaging.utils import BuildTag
 from packaging.version import Version
 from pypi_simple import DistributionPackage, PyPISimple
 from pypi_simple.errors import NoSuchProjectError, UnsupportedContentTypeError, UnsupportedRepoVersionError
+from variantlib.errors import ValidationError
 from variantlib.models.variant_info import VariantInfo
 from variantlib.variants_json import VariantsJson
 
@@ -90,7 +91,7 @@ def _read_wheels(folder: Path, project: str) -> Listing:
                     content = opened.read(f"{archive.dist_info(opened)}/variant.json")
                 info = metadata.read_wheel(content, candidate.label)
                 variants.setdefault(candidate.version, VariantsJson(info)).merge(info)
-            except (KeyError, ValueError, WheelError) as error:
+            except (KeyError, ValueError, ValidationError, WheelError) as error:
                 problems[candidate.version] = Problem(f"{path.name}: {error}", fatal=False)
     if not wheels:
         raise UsageError(f"There is no wheel of {project} in {folder}.", "Build one: `nox -s build_variant -- cpu`.")

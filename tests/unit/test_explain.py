@@ -11,7 +11,7 @@ import pytest
 
 from tests.installers.tools import small_wheels, wheel
 from tests.unit.conftest import Cli
-from variants import explain, index, listing, machine, matrix, providers
+from variants import explain, index, label, listing, machine, matrix, providers
 from variants.errors import UsageError
 from variants.machine import Machine
 
@@ -184,3 +184,18 @@ def test_command_line(cli: Cli, offered: Path) -> None:
     done = cli("explain", offered, "--platform", "musllinux_1_2_x86_64", "--installer", "pip")
     assert done.returncode == 1
     assert "nothing fits" in done.stdout
+
+
+def test_folder_with_contradictions(tmp_path: Path, offered: Path) -> None:
+    """A folder that no index would be made of: the version is passed over, and the reason names a file."""
+    for path in offered.glob("*x86_64*.whl"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    folder = tmp_path / "other"
+    folder.mkdir()
+    made = wheel(folder, platform="win_amd64")
+    text = '[properties.nvidia]\ncuda_version_lower_bound = ["12.0"]\n[smoke]\ndevice = "CUDA"\n'
+    (folder / "cuda12.toml").write_text('summary = "x"\nplatforms = ["win_amd64"]\nlabel = "cuda12"\n' + text)
+    label.label(made, matrix.read(folder / "cuda12.toml"), tmp_path)
+    choice = explain.choose(listing.read(str(tmp_path)), machine.checked(Machine()), "standard")
+    assert choice.winner is None
+    assert "cuda12.whl: Inconsistency" in choice.ranked[0].reason
