@@ -29,7 +29,7 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PINS = ROOT / "variants" / "requirements.txt"
-VARIANTS = [  # those that can be built already: plugins come next
+VARIANTS = [  # those that need nothing but pip; the others by name
     file.stem for file in sorted((ROOT / "variants").glob("*.toml")) if "plugin" not in tomllib.loads(file.read_text())
 ]
 
@@ -68,6 +68,13 @@ def build_variant(session: nox.Session, variant: str) -> None:
     """Build a variant's wheel into dist/, verified; `-- cpu [--toolchain system] [--dry-run] [--help]`."""
     install(session)
     session.run("python", "-m", "variants", "build", variant, *options(session))
+
+
+@nox.session(default=False)
+def toolchain(session: nox.Session) -> None:
+    """Show what a variant needs to be compiled, and what of it this machine has; `-- vulkan`."""
+    install(session)
+    session.run("python", "-m", "variants", "toolchain", *session.posargs)
 
 
 @nox.session(tags=["wheel", "slow"])

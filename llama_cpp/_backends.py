@@ -196,14 +196,33 @@ class _Backends:
         )
 
     def _load(self, plugin: Plugin) -> bool:
+        before = self.ggml.ggml_backend_dev_count()
         with self._captured_log() as lines:
             handle = self.ggml.ggml_backend_load(os.fsencode(str(plugin.path)))
         if handle:
             plugin.settle(LOADED)
+            if plugin in self.gpu:
+                self._try_devices(plugin, handle, before)
         else:
             text = " ".join("".join(lines).split())
             plugin.settle(FAILED, text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason")
-        return bool(handle)
+        return plugin.state == LOADED
+
+    def _try_devices(self, plugin: Plugin, registration: int, first: int) -> None:
+        """Make each device of a GPU plugin once, and give the plugin up where one fails: no model would survive it (guard.cpp)."""
+        try:
+            library = ctypes.CDLL(str(self.lib_dir / (_PREFIX + "llama" + _SUFFIX)))
+            device_error = library.llama_cpp_device_error
+        except (OSError, AttributeError):  # a core without our guard, named by LLAMA_CPP_LIB_PATH
+            return
+        device_error.restype, device_error.argtypes = ctypes.c_char_p, [ctypes.c_size_t]
+        with self._captured_log():
+            errors = [device_error(index) for index in range(first, self.ggml.ggml_backend_dev_count())]
+        reason = next((error.decode("utf-8", "replace") for error in errors if error), None)
+        if reason is not None:
+            ctypes.CDLL(str(plugin.path), mode=getattr(os, "RTLD_NODELETE", 0))  # stays mapped: its destructors would run now
+            self.ggml.ggml_backend_unload(registration)
+            plugin.settle(FAILED, f"its device fails: {reason}")
 
     def ask(self, gpu: bool, model: bool = False) -> None:
         """Load what waited: the user's own plugin, and with `gpu` the GPU plugins. A second call does nothing."""
@@ -256,7 +275,9 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
     ggml: ctypes.CDLL = _upstream_load("ggml", lib_dir)
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "ggml_backend_load": (ctypes.c_void_p, [ctypes.c_char_p]),
+        "ggml_backend_unload": (None, [ctypes.c_void_p]),
         "ggml_backend_reg_count": (ctypes.c_size_t, []),
+        "ggml_backend_dev_count": (ctypes.c_size_t, []),
         "ggml_log_get": (None, [ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)]),
         "ggml_log_set": (None, [ctypes.c_void_p, ctypes.c_void_p]),
     }

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     make = step("build", "Build variants: a verified wheel of each in dist/.")
     make.add_argument("names", nargs="*", metavar="VARIANT", help=names)
-    make.add_argument("--toolchain", choices=toolchain.KINDS, default="zig", help="zig: glibc 2.17, nothing needed (default)")
+    make.add_argument("--toolchain", choices=toolchain.KINDS, help="zig: glibc 2.17, nothing needed (default without a plugin)")
     make.add_argument("--jobs", type=_positive, default=0, metavar="N", help="parallel compile jobs (default: one a core)")
     make.add_argument("--build-number", type=_natural, metavar="N", help="a rebuild of the same version: installers prefer it")
     make.add_argument("--clean", action="store_true", help="remove what was compiled before")
@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--dry-run", action="store_true", help="print what would be done, step by step, and do nothing")
     make.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
     make.set_defaults(do=_build)
+
+    tools = step("toolchain", "Show what a variant needs to be compiled, what of it is there, and what brings the rest.")
+    tools.add_argument("names", nargs="*", metavar="VARIANT", help=names)
+    tools.add_argument("--toolchain", choices=toolchain.KINDS, help="as in `build`")
+    tools.set_defaults(do=_toolchain)
 
     test = step("test", "Install each built wheel with uv and with pip into new environments and run the smoke inference there.")
     test.add_argument("names", nargs="*", metavar="VARIANT", help=names)
@@ -202,6 +207,13 @@ def _build(options: argparse.Namespace) -> None:
     chosen = _chosen(options.names)
     fields = build.Options.__struct_fields__
     build.build_all(chosen, build.Options(**{name: getattr(options, name) for name in fields}))
+
+
+def _toolchain(options: argparse.Namespace) -> int:
+    complete = True
+    for variant in _chosen(options.names):
+        complete &= build.show_toolchain(variant, build.Options(toolchain=options.toolchain))
+    return 0 if complete else 5
 
 
 def _test(options: argparse.Namespace) -> None:

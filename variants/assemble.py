@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from cyclonedx.model import HashAlgorithm, HashType
@@ -21,16 +22,23 @@ from .toolchain import Toolchain
 
 
 def assemble(
-    core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: Toolchain, build_number: int | None, epoch: int
+    core_wheel: Path,
+    target_dir: Path,
+    upstream: Upstream,
+    toolchain: Toolchain,
+    build_number: int | None,
+    epoch: int,
+    extra: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the raw wheel for `core_wheel` into `target_dir` and return its path.
 
-    A build number (PEP 427) makes installers prefer this file to another of the same version.
+    `extra`: files of a plugin, by their names in the wheel. A build number (PEP 427) makes installers prefer this file to another
+    of the same version.
 
     Raises:
         WheelError: `core_wheel` is damaged.
     """
-    files = archive.contents(core_wheel)
+    files = archive.contents(core_wheel) | dict(extra or {})
     with archive.open_wheel(core_wheel) as opened:
         info = archive.dist_info(opened)
     parts = core_wheel.name.split("-")

@@ -13,7 +13,7 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from . import archive, assemble, core, label, repair, run, source, toolchain, verify
+from . import archive, assemble, core, label, plugin, repair, run, source, toolchain, toolkit, verify
 from .errors import UsageError, VariantsError
 from .matrix import Variant
 from .source import ROOT
@@ -25,9 +25,10 @@ DIST = ROOT / "dist"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the command line says: toolchain kind, parallel jobs, build number (None: none), and the switches of the same name."""
+    """What the command line says: toolchain kind (None: the variant's own), parallel jobs, build number (None: none), and the
+    switches of the same name."""
 
-    toolchain: str = "zig"
+    toolchain: str | None = None
     jobs: int = 0
     build_number: int | None = None
     clean: bool = False
@@ -69,10 +70,15 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
             raise UsageError(
                 f"{variant.name} is not built on {platform}.", f"{variant.file} names {', '.join(variant.table.platforms)}."
             )
-        if variant.table.plugin:
+        if variant.table.plugin and variant.table.plugin not in toolkit.KITS:
             raise UsageError(
-                f"{variant.name} cannot be built yet: it wants ggml's plugin `{variant.table.plugin}`, and only the core is built.",
-                "Build the plain wheel: `nox -s build_variant -- cpu`. docs/status.md says what there is.",
+                f"{variant.name} cannot be built yet: it wants ggml's plugin `{variant.table.plugin}`.",
+                f"Plugins that can be built: {', '.join(toolkit.KITS)}. docs/status.md says what there is.",
+            )
+        if variant.table.plugin and options.toolchain == "zig":
+            raise UsageError(
+                f"{variant.name} cannot be built with zig: an error that its plugin throws would end the process.",
+                "Leave out --toolchain: core and plugin are then compiled by the system's gcc or clang, with one C++ runtime.",
             )
     if options.dry_run:
         for variant in variants:
@@ -83,7 +89,9 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
     with run.locked(BUILD, options.wait):
         run.remove_leftovers(DIST)
         if options.clean:
-            run.remove(_build_dir(platform, options))
+            for variant in variants:
+                run.remove(_build_dir(platform, _kind(variant, options)))
+                run.remove(_plugin_dir(variant, platform))
         for variant in variants:
             try:
                 built.append(_build(variant, platform, options))
@@ -98,28 +106,46 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
     return built
 
 
-def _build_dir(platform: str, options: Options) -> Path:
-    return BUILD / f"core-{platform}-{options.toolchain}"
+def _kind(variant: Variant, options: Options) -> str:
+    """The toolchain: one shared C++ runtime where a plugin may throw into the core, else the one that needs nothing."""
+    return options.toolchain or ("system" if variant.table.plugin else "zig")
+
+
+def _build_dir(platform: str, kind: str) -> Path:
+    return BUILD / f"core-{platform}-{kind}"
+
+
+def _plugin_dir(variant: Variant, platform: str) -> Path:
+    return BUILD / f"{variant.name}-{platform}"
 
 
 def _build(variant: Variant, platform: str, options: Options) -> Built:
     """One variant, from source to ``dist/``. Each step is a function from files to a file and can be run again alone."""
-    build_dir = _build_dir(platform, options)
-    log = BUILD / "logs" / f"{variant.name}-{options.toolchain}.log"
+    kind = _kind(variant, options)
+    core_dir = _build_dir(platform, kind)
+    build_dir = _plugin_dir(variant, platform) if variant.table.plugin else core_dir
+    log = BUILD / "logs" / f"{variant.name}-{kind}.log"
     run.remove(log)
-    steps = run.Steps(total=7 if variant.label else 6)
+    steps = run.Steps(total=6 + bool(variant.label) + bool(variant.table.plugin))
     pin = source.read_pin()
-    tools = toolchain.find(options.toolchain, BUILD / "toolchains")  # before anything is fetched: it may not be there
+    tools = toolchain.find(kind, BUILD / "toolchains")  # before anything is fetched: it may not be there
     with steps.step("vendor", f"{pin.name} {pin.version}"):
         upstream = source.vendor()
     epoch = _epoch(upstream)
+    kit = toolkit.require(toolkit.find(variant.table.plugin, tools, upstream.tree)) if variant.table.plugin else None
+    jobs = options.jobs or os.cpu_count() or 1
     with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
-        jobs = options.jobs or os.cpu_count() or 1
-        wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=build_dir)
+        wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=core_dir)
+    extra: dict[str, bytes] = {}
+    if kit:
+        with steps.step("plugin", f"{kit.plugin}, {', '.join(f'{part.what} {part.found}' for part in kit.parts)}"):
+            system = variant.table.runtime.system
+            made = plugin.build(kit, wheel, upstream, tools, platform, system=system, jobs=jobs, log=log, build_dir=build_dir)
+            extra = made.files()
     with steps.step("assemble", "licences, bill of materials, build number"):
-        raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch)
+        raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch, extra)
     with steps.step("repair", f"for {tools.manylinux or 'the lowest manylinux tag that is true'}"):
-        repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log)
+        repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log, variant.table.runtime.system)
     finished = repaired
     if variant.label:
         with steps.step("label", variant.label):
@@ -152,14 +178,17 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
     except VariantsError:
         upstream = source.Upstream(source.TREE, pin.version, pin.sha256, 0, "unknown")
         fetched = "would be fetched with pip, checked and unpacked"
-    tools = toolchain.find(options.toolchain, BUILD / "toolchains", write=False)
-    build_dir = _build_dir(platform, options)
+    kind = _kind(variant, options)
+    tools = toolchain.find(kind, BUILD / "toolchains", write=False)
+    core_dir = _build_dir(platform, kind)
+    build_dir = _plugin_dir(variant, platform) if variant.table.plugin else core_dir
     defines = core.definitions(upstream, tools, platform)
-    command = " ".join(str(word) for word in core.wheel_command(defines, build_dir / "cmake", build_dir / "wheel"))
+    command = " ".join(str(word) for word in core.wheel_command(defines, core_dir / "cmake", core_dir / "wheel"))
     number = "" if options.build_number is None else f", build number {options.build_number}"
     rows = [
         ("vendor", f"{pin.archive} {fetched} ({_short(source.TREE)})"),
-        ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {_short(build_dir)}:\n      {command}"),
+        ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {_short(core_dir)}:\n      {command}"),
+        *([("plugin", f"ggml-{variant.table.plugin} against that core, in {_short(build_dir)}")] if variant.table.plugin else []),
         ("assemble", f"add licences and bill of materials{number} -> {_short(build_dir / 'raw')}"),
         (
             "repair",
@@ -174,6 +203,23 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
     )
     for number_, (name, text) in enumerate(rows, 1):
         run.console.print(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}")
+
+
+def show_toolchain(variant: Variant, options: Options) -> bool:
+    """Print what would compile this variant, and what is missing; is everything there?
+
+    Raises:
+        SourceError: upstream is not unpacked yet (its own tests say what a shader compiler can do).
+        ToolchainError: there is no compiler, or nobody knows how to build the plugin yet.
+    """
+    tools = toolchain.find(_kind(variant, options), BUILD / "toolchains", write=False)
+    cache = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
+    run.console.print(f"{variant.name}: core and plugin with {tools.name}, {cache}", markup=False)
+    if variant.table.plugin is None:
+        return True
+    kit = toolkit.find(variant.table.plugin, tools, source.vendor().tree)
+    toolkit.show(kit)
+    return not kit.missing
 
 
 def _short(path: Path) -> str:

@@ -21,7 +21,7 @@ def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
     """
     inputs = {
         "upstream": upstream.sha256,
-        "rules": hashlib.sha256((ROOT / "CMakeLists.txt").read_bytes()).hexdigest(),
+        "rules": [hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in ("CMakeLists.txt", "llama_cpp/guard.cpp")],
         "toolchain": toolchain_name,
         "platform": platform,
     }
@@ -55,7 +55,16 @@ def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int,
         CommandError: it does not compile; the message ends with the compiler's last lines.
     """
     target = build_dir / "wheel"
+    stamp, made = build_dir / "core.stamp", _stamp(upstream, toolchain, platform)
+    if (
+        (found := list(target.glob("*.whl")))
+        and stamp.exists()
+        and stamp.read_text() == made
+        and _nothing_to_do(build_dir / "cmake")
+    ):
+        return found[0]
     run.remove(target)
+    run.remove(stamp)
     env = configured(run.environment(), toolchain) | {
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
         "CMAKE_GENERATOR": "Ninja",
@@ -67,4 +76,20 @@ def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int,
     wheels = list(target.glob("*.whl"))
     if len(wheels) != 1:
         raise CommandError(f"The build ended well but left {len(wheels)} wheels in {target}.", f"See {log}.")
+    stamp.write_text(made)
     return wheels[0]
+
+
+def _stamp(upstream: Upstream, toolchain: Toolchain, platform: str) -> str:
+    """All that decides the core's wheel, beside upstream's source files, which ninja looks at."""
+    files = [ROOT / "pyproject.toml", *sorted((ROOT / "llama_cpp").glob("*.py")), *sorted(upstream.tree.glob("llama_cpp/**/*.py"))]
+    digest = hashlib.sha256(fingerprint(upstream, toolchain.name, platform).encode())
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)).encode())
+    return digest.hexdigest()
+
+
+def _nothing_to_do(tree: Path) -> bool:
+    """Is everything compiled that the sources in `tree`'s build file name?"""
+    return "no work to do" in run.output(["ninja", "-C", tree, "-n"], env=run.environment())

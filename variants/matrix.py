@@ -26,9 +26,11 @@ class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508)."""
+    """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508); ``system``,
+    libraries of the driver's or the system's that its plugin needs and no wheel carries."""
 
     requires: list[str] = []
+    system: list[str] = []
 
 
 class Cuda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import archive, run
@@ -10,10 +11,11 @@ from .errors import WheelError
 from .toolchain import Toolchain
 
 
-def repair(raw: Path, target_dir: Path, toolchain: Toolchain, epoch: int, log: Path) -> Path:
+def repair(raw: Path, target_dir: Path, toolchain: Toolchain, epoch: int, log: Path, system: Sequence[str] = ()) -> Path:
     """Repair the wheel `raw` into `target_dir` and return the new file, its name changed to the tag it got.
 
-    The tag is the toolchain's promise where it makes one (zig: its target glibc), else the lowest that auditwheel finds true.
+    `system`: libraries that a plugin needs and that are never grafted. The tag is the toolchain's promise where it makes one
+    (zig: its target glibc), else the lowest that auditwheel finds true.
 
     Raises:
         CommandError: the wheel does not keep the promise, or needs a library that is nowhere.
@@ -21,7 +23,8 @@ def repair(raw: Path, target_dir: Path, toolchain: Toolchain, epoch: int, log: P
     promised = toolchain.manylinux or "auto"
     env = run.environment(SOURCE_DATE_EPOCH=str(epoch))
     arguments: list[str | Path] = [
-        sys.executable, "-m", "auditwheel", "repair", "--plat", promised, "--only-plat", "-z", "1", "--wheel-dir", target_dir, raw,
+        sys.executable, "-m", "auditwheel", "repair", "--plat", promised, "--only-plat", "-z", "1", "--wheel-dir", target_dir,
+        *(word for name in system for word in ("--exclude", name)), raw,
     ]  # fmt: skip
     run.remove(target_dir)
     run.command(arguments, log=log, env=env, remedy=f"See what the libraries need: `python -m auditwheel show {raw}`.")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import records, run, source
+from . import archive, matrix, records, run, source
 from .errors import SourceError, ToolchainError, UsageError, WheelError
 from .source import ROOT
 
@@ -21,6 +21,7 @@ INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
 #: Another package with a ggml of its own, to share a process with (tests/inference/test_loader.py). One environment is enough.
 _NEIGHBOUR = "xllamacpp"
+_GPU_TESTS = "test_gpu.py"
 #: Processors that qemu emulates, and the CPU plugin that each must get.
 OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
@@ -46,6 +47,13 @@ def install(
         raise UsageError(f"{wheel} is not there.", "Name a wheel file, or build one: `nox -s build_variant -- cpu`.")
     run.remove(environment)
     python = environment / "bin" / "python"
+    env = run.environment()
+    if archive.split_label(wheel.name)[1]:  # a labelled file by its path: uv wants the feature, pip cannot read the name
+        env["UV_PREVIEW_FEATURES"] = "wheel-variants"
+        if installer == "pip":
+            with run.replacing(environment.parent / archive.plain_path(wheel).name) as part:
+                shutil.copyfile(wheel, part)
+            wheel = environment.parent / archive.plain_path(wheel).name
     what = f"{wheel.resolve()}{extra}"
     remedy = "Is the package index reachable? The wheel's own dependencies come from there."
     if installer == "uv":
@@ -53,7 +61,7 @@ def install(
         if uv is None:
             raise UsageError("There is no uv in this environment.", "Run through nox, or `pip install uv`.")
         run.command([uv, "venv", "--python", base, environment], log=log, env=run.environment())
-        run.command([uv, "pip", "install", "--python", python, what, *tools], log=log, env=run.environment(), remedy=remedy)
+        run.command([uv, "pip", "install", "--python", python, what, *tools], log=log, env=env, remedy=remedy)
     else:
         run.command([base, "-m", "venv", environment], log=log, remedy=f"Is {base} a Python with venv?")
         run.command([python, "-m", "pip", "install", what, *tools], log=log, env=run.environment(), remedy=remedy)
@@ -72,9 +80,31 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     environment = build_dir / "smoke" / installer
     tools = (*_TOOLS, _NEIGHBOUR) if installer == "uv" else _TOOLS
     python = install(wheel, installer, environment, log, tools=tools, base=base)
-    counts = _pytest([python], [ROOT / "tests" / "inference"], log, "The wheel installs, but does not compute as it should.")
+    remedy = "The wheel installs, but does not compute as it should."
+    folder = ROOT / "tests" / "inference"
+    counts = _pytest([python], [folder, "--ignore", folder / _GPU_TESTS], log, remedy)
+    if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
+        for name, count in _pytest([python], [folder / _GPU_TESTS], log, remedy, env).items():
+            counts[name] += count
     report = _report([python], {})
     records.add(wheel, what="tests/inference", installer=installer, **report, **counts)
+
+
+def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
+    """What tests/inference/test_gpu.py must know of a labelled wheel: the device, and a driver that fails on command."""
+    name = archive.split_label(wheel.name)[1]
+    variant = next((variant for variant in matrix.load().values() if variant.label == name), None)
+    if variant is None or variant.table.plugin is None:
+        return {}
+    env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    source_file = ROOT / "tests" / "plugins" / f"failing_{variant.table.plugin}.c"
+    if compiler and source_file.is_file():
+        library = build_dir / "smoke" / f"failing_{variant.table.plugin}.so"
+        library.parent.mkdir(parents=True, exist_ok=True)
+        run.output([compiler, "-shared", "-fPIC", "-O1", source_file, "-o", library, "-ldl"])
+        env |= {"LLAMA_CPP_TEST_FAILING_DRIVER": str(library)} if library.exists() else {}
+    return env
 
 
 def old_cpus(wheel: Path, build_dir: Path) -> None:
@@ -153,10 +183,10 @@ def _report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dic
     """System, Python, and the devices that ggml computes on, as the installed package's own report has them."""
     answer = run.output([*python, "-m", "llama_cpp", "--json"], env=run.environment(**environment))
     try:
-        report = json.loads(answer)
+        report = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])  # qemu warns on stderr of features that it lacks
     except ValueError as error:
         raise WheelError(f"`python -m llama_cpp --json` gives no report: {answer[:500]}", "Run it by hand to see why.") from error
-    devices = [device["description"] for device in report["devices"]]
+    devices = [device["description"] for device in report["devices"]]  # asking for them loads the GPU's plugin
     loaded = [plugin["name"] for plugin in report["plugins"] if plugin["state"] == "loaded"]
     python_version = " ".join(report["python"].split()[:2])  # what follows is a path
     return {"system": _system(), "python": python_version, "processor": ", ".join(devices), "devices": ", ".join(loaded)}

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from . import archive, elf, matrix, metadata, run, source
 from .errors import SourceError, WheelError
+from .plugin import DESCRIPTION
 
 #: Libraries that every Linux system with the wheel's glibc has (PEP 600). The C++ runtime is there for `--toolchain system`.
 SYSTEM_LIBRARIES = frozenset(
@@ -65,6 +66,15 @@ class Wheel(msgspec.Struct, frozen=True):
                 link = Path(folder) / self.plain.name
                 link.symlink_to(self.path.resolve())
                 yield link
+
+    def plugin(self) -> dict[str, object]:
+        """What plugin.json says of the plugin, or nothing where the wheel has none.
+
+        Raises:
+            ValueError: it is no JSON object.
+        """
+        content = self.files.get(DESCRIPTION)
+        return msgspec.json.decode(content, type=dict[str, object]) if content is not None else {}
 
     def header(self, name: str) -> Message:
         """METADATA or WHEEL as a message; empty where it is missing."""
@@ -177,7 +187,8 @@ def tag(wheel: Wheel) -> Iterator[Finding]:
         text = run.output([sys.executable, "-m", "auditwheel", "show", "--json", path], env=run.environment())
     try:
         report = json.loads(text[text.index("{") :])
-        found = next(str(report[key]) for key in ("overall", "overall_tag", "tag") if key in report)
+        keys = ("sym_tag",) if _drivers(wheel) else ("overall", "overall_tag", "tag")  # a driver's library is no matter of glibc
+        found = next(str(report[key]) for key in keys if key in report)
     except (ValueError, StopIteration):
         yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {text.strip()[-300:]}", "Build it again.")
         return
@@ -195,12 +206,23 @@ def _glibc(platform: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def _drivers(wheel: Wheel) -> dict[str, set[str]]:
+    """Libraries of the driver's that the matrix allows the plugin of this label to need, by the plugin's name in the wheel."""
+    label = archive.split_label(wheel.path.name)[1]
+    return {
+        f"llama_cpp/lib/libggml-{variant.table.plugin}.so": set(variant.table.runtime.system)
+        for variant in matrix.load().values()
+        if variant.label == label and variant.table.runtime.system
+    }
+
+
 def needed(wheel: Wheel) -> Iterator[Finding]:
-    """Every NEEDED entry lies beside the library or belongs to the system; RPATHs lead nowhere else."""
+    """Every NEEDED entry lies beside the library or belongs to the system, a plugin's to the driver; RPATHs lead nowhere else."""
+    drivers = _drivers(wheel)
     for name, library in wheel.libraries.items():
         folder = name.rpartition("/")[0]
         for entry in library.needed:
-            if f"{folder}/{entry}" not in wheel.files and entry not in SYSTEM_LIBRARIES:
+            if f"{folder}/{entry}" not in wheel.files and entry not in SYSTEM_LIBRARIES | drivers.get(name, set()):
                 yield Finding(name, f"needs {entry}, which is neither in the wheel nor part of every system", "Repair or link it.")
         for path in library.rpath:
             if path not in _ALLOWED_RPATHS:
@@ -248,7 +270,7 @@ def _soname(wheel: Wheel, name: str) -> str | None:
 
 
 def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
-    """The core under its fingerprint and the plugins that core.json names are there, and no library beside them."""
+    """The core under its fingerprint, the plugins that core.json names and the one of plugin.json, and no library beside them."""
     name = "llama_cpp/lib/core.json"
     try:
         core = json.loads(wheel.files[name])
@@ -256,6 +278,14 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     except (KeyError, ValueError):
         yield Finding(name, "is missing or damaged", "Build the wheel again.")
         return
+    try:
+        description = wheel.plugin()
+    except ValueError as error:
+        yield Finding(DESCRIPTION, f"is damaged ({error})", "Build the wheel again.")
+        description = {}
+    if description and description.get("core") != fingerprint:
+        yield Finding(DESCRIPTION, f"the plugin is of core {description.get('core')}, not {fingerprint}", "Build the wheel again.")
+    plugins += [f"ggml-{description['name']}"] if "name" in description else []
     names = [*plugins, f"ggml-base-{fingerprint}", f"ggml-{fingerprint}", f"llama-{fingerprint}", "llama", "ggml", "mtmd"]
     expected = {f"llama_cpp/lib/lib{name}.so" for name in names}
     for missing in sorted(expected - set(wheel.libraries)):

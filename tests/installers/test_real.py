@@ -146,6 +146,17 @@ def test_build_number_and_yanked(real: tuple[Path, Path, str], tmp_path: Path) -
     assert json.loads((site / "simple" / "llama-cpp-python" / "index.json").read_text())["files"]
 
 
+def test_one_core() -> None:
+    """Wheels of one core, whatever plugin came with it, have the very same bytes of it."""
+    seen: dict[str, dict[str, bytes]] = {}
+    for path in REAL:
+        files = archive.contents(path)
+        core = json.loads(files["llama_cpp/lib/core.json"])
+        own = {f"libggml-{variant.table.plugin}.so" for variant in matrix.load().values()}
+        libraries = {name: data for name, data in files.items() if name.endswith(".so") and name.rpartition("/")[2] not in own}
+        assert seen.setdefault(core["fingerprint"], libraries) == libraries, path.name
+
+
 def _build(folder: Path) -> str | None:
     """Build number of the installed wheel."""
     (wheel,) = folder.glob("venv/lib/python*/site-packages/llama_cpp_python-*.dist-info/WHEEL")

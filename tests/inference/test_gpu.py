@@ -1,0 +1,247 @@
+"""The wheel's GPU plugin: does it compute on the device, and does the process live when the device fails or is not there?
+
+``LLAMA_CPP_TEST_DEVICE`` (set by ``test_variant``) is how the name of the expected ggml device begins: ``Vulkan``. Where there is
+no such device, the tests that need one are skipped with the plugin's own reason, and the others, the CPU fallback of the very same
+wheel, run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Callable
+
+import llama_cpp
+import numpy as np
+import pytest
+from oracle import Oracle
+from test_inference import load, prompt
+
+PREFIX = os.environ.get("LLAMA_CPP_TEST_DEVICE", "CPU")
+PLUGIN = next((plugin for plugin in llama_cpp._backends.state.gpu), None)
+FAILING_DRIVER = os.environ.get("LLAMA_CPP_TEST_FAILING_DRIVER")
+#: Largest allowed difference of a logit on the GPU, which computes in F16 where it can (the CPU's own are in test_inference).
+TOLERANCE = {"F32": 1e-2, "F16": 5e-2, "Q8_0": 5e-2, "Q4_0": 5e-2, "Q4_K": 5e-2}
+pytestmark = pytest.mark.skipif(PLUGIN is None, reason="this wheel has no GPU plugin")
+
+Models = Callable[[str], Path]
+START = "import ctypes, json, os, sys, llama_cpp\n"
+LOAD = """
+def load(path, **settings):
+    return llama_cpp.Llama(path, **{"n_ctx": 256, "n_threads": 2, "n_gpu_layers": -1, "verbose": False, **settings})
+def generate(path, **settings):
+    model = load(path, **settings)
+    return model.create_completion("the hat", max_tokens=8, temperature=0.0)["choices"][0]["text"]
+def loaded():
+    return [plugin.name for plugin in llama_cpp._backends.state.gpu if plugin.state == "loaded"]
+"""
+
+
+def python(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script, which has `load`, `generate` and `loaded`, in a new interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", START + LOAD + textwrap.dedent(script), *map(str, arguments)],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> Any:
+    """The JSON in the last line that the script printed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def device() -> str:
+    """Name of the device that must compute.
+
+    Asked in another process: this one must not open a driver before the tests that say so.
+    """
+    done = subprocess.run([sys.executable, "-m", "llama_cpp", "--json"], capture_output=True, text=True, timeout=300)
+    report = json.loads(done.stdout)
+    found = [row["name"] for row in report["devices"] if row["name"].startswith(PREFIX)]
+    if not found:
+        assert PLUGIN is not None
+        why = next((row.get("reason", "") for row in report["plugins"] if row["name"] == PLUGIN.name), "")
+        pytest.skip(f"no {PREFIX} device here ({why or 'the plugin found none'})")
+    return str(found[0])
+
+
+@pytest.mark.parametrize("kind", list(TOLERANCE))
+def test_logits(gguf_file: Models, kind: str, device: str) -> None:
+    """Every layer on the device, and NumPy's logits."""
+    tokens = prompt(48)
+    with closing(load(gguf_file(kind), n_gpu_layers=-1, logits_all=True)) as model:
+        model.eval(tokens)
+        ours = np.array(model.scores[: len(tokens)], dtype=np.float64)
+    assert np.abs(ours - Oracle(gguf_file(kind)).logits(tokens)).max() < TOLERANCE[kind]
+
+
+def test_every_layer_is_offloaded(gguf_file: Models, device: str) -> None:
+    """llama.cpp's own report: all layers, the output one too, and the weights' buffer on this device."""
+    script = 'model = load(sys.argv[1], verbose=True); model.create_completion("a", max_tokens=1)'
+    done = python(script, gguf_file("F16"))
+    assert done.returncode == 0, done.stderr
+    assert "offloaded 3/3 layers to GPU" in done.stderr
+    assert re.search(rf"{device} model buffer size\s*=\s*[1-9]", done.stderr), done.stderr
+    assert re.search(rf"{device} compute buffer size\s*=\s*[\d.]*[1-9]", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("flash", [False, True])
+def test_long_batch(gguf_file: Models, flash: bool, device: str) -> None:
+    """More than 512 tokens at once, with and without flash attention."""
+    tokens = prompt(700, seed=3)
+    settings = {"n_ctx": 1024, "n_batch": 1024, "n_ubatch": 1024, "logits_all": True, "flash_attn": flash}
+    with closing(load(gguf_file("F32"), n_gpu_layers=-1, **settings)) as model:
+        model.eval(tokens)
+        ours = np.array(model.scores[len(tokens) - 1], dtype=np.float64)
+    assert np.abs(ours - Oracle(gguf_file("F32")).logits(tokens)[-1]).max() < TOLERANCE["F32"]
+
+
+def test_partial_offload_and_two_models(gguf_file: Models, device: str) -> None:
+    """One layer on the device and the rest on the CPU; a second model beside it, wholly on the device."""
+    tokens = prompt(48)
+    truth = Oracle(gguf_file("F32")).logits(tokens)
+    with closing(load(gguf_file("F32"), n_gpu_layers=1, logits_all=True)) as one, closing(
+        load(gguf_file("F32"), n_gpu_layers=-1, logits_all=True)
+    ) as two:
+        for model in (one, two, one):
+            model.reset()
+            model.eval(tokens)
+            ours = np.array(model.scores[: len(tokens)], dtype=np.float64)
+            assert np.abs(ours - truth).max() < TOLERANCE["F32"]
+
+
+def test_reload(gguf_file: Models, device: str) -> None:
+    """Twenty times loaded and freed: no growth of the process beyond what the first loads cost."""
+    script = """
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        sizes = []
+        for _ in range(20):
+            model = load(sys.argv[1])
+            model.eval([1, 50, 60])
+            model.close()
+            sizes.append(resident())
+        print(json.dumps(sizes))
+    """
+    sizes = answer(python(script, gguf_file("F16")))
+    assert sizes[-1] - sizes[9] < 8_000_000, sizes
+
+
+def test_cpu_only_never_opens_the_plugin(gguf_file: Models) -> None:
+    """`n_gpu_layers=0`: no driver is touched, with big batches neither."""
+    script = """
+        model = load(sys.argv[1], n_gpu_layers=0, n_ctx=1024, n_batch=1024)
+        model.eval([1, *range(3, 380)] * 2)
+        maps = open("/proc/self/maps").read()
+        print(json.dumps([loaded(), "libvulkan" in maps, "libcuda" in maps]))
+    """
+    assert answer(python(script, gguf_file("F16"))) == [[], False, False]
+
+
+def test_import_fork_infer(gguf_file: Models) -> None:
+    """A server that imports, forks, and uses the device in its children."""
+    script = """
+        texts = []
+        for _ in range(2):
+            reader, writer = os.pipe()
+            if not os.fork():
+                os.write(writer, json.dumps([generate(sys.argv[1]), loaded()]).encode())
+                os._exit(0)
+            os.close(writer)
+            texts.append(json.loads(os.fdopen(reader).read()))
+        print(json.dumps(texts))
+    """
+    first, second = answer(python(script, gguf_file("F16")))
+    assert first == second
+    assert first[0]
+
+
+def test_without_driver(gguf_file: Models) -> None:
+    """The same wheel where there is no driver: the CPU goes on, and the report says so."""
+    nothing = {"VK_ICD_FILENAMES": "/nowhere.json", "VK_DRIVER_FILES": "/nowhere.json", "CUDA_VISIBLE_DEVICES": ""}
+    script = "print(json.dumps([generate(sys.argv[1]), generate(sys.argv[1], n_gpu_layers=0)]))"
+    with_layers, without = answer(python(script, gguf_file("F32"), **nothing))
+    assert with_layers == without
+
+
+def test_plugin_of_another_core(gguf_file: Models, tmp_path: Path) -> None:
+    """A plugin that was linked against another core is not loaded; the reason names the library that it wants."""
+    assert PLUGIN is not None
+    lib = tmp_path / "lib"
+    shutil.copytree(PLUGIN.path.parent, lib)
+    fingerprint = json.loads((lib / "core.json").read_text())["fingerprint"].encode()
+    path = lib / PLUGIN.path.name
+    path.write_bytes(path.read_bytes().replace(b"libggml-base-" + fingerprint, b"libggml-base-" + fingerprint[::-1]))
+    script = """
+        text = generate(sys.argv[1])
+        (plugin,) = llama_cpp._backends.state.gpu
+        print(json.dumps([text, plugin.state, plugin.reason]))
+    """
+    text, state, reason = answer(python(script, gguf_file("F16"), LLAMA_CPP_LIB_PATH=str(lib), PYTHONWARNINGS="ignore"))
+    assert text
+    assert state == "failed"
+    assert f"libggml-base-{fingerprint[::-1].decode()}.so" in reason
+
+
+failing = pytest.mark.skipif(FAILING_DRIVER is None, reason="no driver that fails on command was compiled (it takes a C compiler)")
+
+
+@failing
+@pytest.mark.parametrize(("where", "number"), [("compute", 2), ("synchronize", 3)])
+def test_failing_device(gguf_file: Models, where: str, number: int, device: str) -> None:
+    """The device fails at that moment: upstream's Python error each time, a living process, and the CPU still computes."""
+    script = """
+        driver = ctypes.c_int.in_dll(ctypes.CDLL(None), "failing_driver")
+        path = sys.argv[1]
+        model = load(path)
+        model.eval([1, 50, 60])
+        driver.value = int(sys.argv[2])
+        seen = []
+        for _ in range(3):
+            try:
+                model.eval([70, 71])
+                model.sample(temp=0.0)
+                seen.append("nothing")
+            except Exception as problem:
+                seen.append(type(problem).__name__)
+        driver.value = 0
+        print(json.dumps([seen, generate(path, n_gpu_layers=0)]))
+    """
+    assert FAILING_DRIVER is not None
+    done = python(script, gguf_file("F16"), number, LD_PRELOAD=FAILING_DRIVER)
+    seen, text = answer(done)
+    assert seen[0] == "RuntimeError", (seen, done.stderr[-2000:])
+    assert "nothing" not in seen
+    assert text
+
+
+@failing
+def test_device_that_cannot_be_made(gguf_file: Models, device: str) -> None:
+    """The plugin is given up with the driver's own reason, a warning says so, and every model computes on the CPU."""
+    script = """
+        import warnings
+        ctypes.c_int.in_dll(ctypes.CDLL(None), "failing_driver").value = 1
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            texts = [generate(sys.argv[1]), generate(sys.argv[1]), generate(sys.argv[1], n_gpu_layers=0)]
+        (plugin,) = llama_cpp._backends.state.gpu
+        print(json.dumps([texts, plugin.state, plugin.reason, [str(row.message) for row in caught]]))
+        sys.exit(7)
+    """
+    assert FAILING_DRIVER is not None
+    done = python(script, gguf_file("F16"), LD_PRELOAD=FAILING_DRIVER)
+    assert done.returncode == 7, done.stderr
+    texts, state, reason, warned = json.loads(done.stdout.splitlines()[-1])
+    assert texts[0] == texts[1] == texts[2]
+    assert state == "failed"
+    assert "ErrorInitializationFailed" in reason
+    assert any("they stay on the CPU" in text for text in warned)

@@ -1,0 +1,73 @@
+"""One plugin: a backend of ggml, compiled alone against the core that it will be shipped with."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+
+from . import archive, core, run
+from .errors import CommandError, WheelError
+from .source import ROOT, Upstream
+from .toolchain import Toolchain, configured
+from .toolkit import Toolkit
+
+#: What `python -m llama_cpp` and `verify` say of the plugin in a wheel.
+DESCRIPTION = "llama_cpp/lib/plugin.json"
+
+
+class Plugin(msgspec.Struct, frozen=True):
+    """A compiled plugin: its name (``vulkan``), its file, and the description that goes into the wheel."""
+
+    name: str
+    file: Path
+    description: bytes
+
+    def files(self) -> dict[str, bytes]:
+        """What goes into the wheel, by name."""
+        return {f"llama_cpp/lib/{self.file.name}": self.file.read_bytes(), DESCRIPTION: self.description}
+
+
+def build(
+    kit: Toolkit, core_wheel: Path, upstream: Upstream, toolchain: Toolchain, platform: str, *, system: list[str], jobs: int,
+    log: Path, build_dir: Path,
+) -> Plugin:  # fmt: skip
+    """Compile the plugin in `build_dir` (only what has changed), linked against the libggml-base of `core_wheel`.
+
+    `system`: libraries of the driver's or the system's that it may need and that no wheel carries.
+
+    Raises:
+        CommandError: it does not compile; the message ends with the compiler's last lines.
+        WheelError: `core_wheel` is of another core than this checkout and toolchain make.
+    """
+    name = f"libggml-base-{core.fingerprint(upstream, toolchain.name, platform)}.so"
+    library = build_dir / "core" / name
+    try:
+        with archive.open_wheel(core_wheel) as opened:
+            content = opened.read(f"llama_cpp/lib/{name}")
+    except KeyError as error:
+        raise WheelError(f"{core_wheel} has no {name}: it is another core.", "Build the core again with this toolchain.") from error
+    if not library.exists() or library.read_bytes() != content:
+        with run.replacing(library) as part:
+            part.write_bytes(content)
+    tree, out = build_dir / "cmake", build_dir / "out"
+    defines = [*core.definitions(upstream, toolchain, platform), *kit.cmake]
+    defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
+    env = configured(run.environment(), toolchain) | {
+        "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
+        "CMAKE_GENERATOR": "Ninja",
+        "NINJA_STATUS": "[%f/%t] ",
+    }
+    remedy = "Correct what the compiler complains of, then run the same command again."
+    run.remove(out)
+    run.command(["cmake", "-S", ROOT, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)
+    target = f"ggml-{kit.plugin}"
+    run.command(["cmake", "--build", tree, "--target", target, "--parallel", str(jobs)], log=log, env=env, remedy=remedy)
+    run.command(["cmake", "--install", tree, "--component", "plugin", "--prefix", out], log=log, env=env)
+    files = list(out.glob(f"*{target}*"))
+    if len(files) != 1:
+        raise CommandError(f"The build ended well but left {len(files)} plugins in {out}.", f"See {log}.")
+    facts = {"name": kit.plugin, "core": library.stem.rpartition("-")[2], "system": system, "toolkit": kit.facts}
+    return Plugin(kit.plugin, files[0], (json.dumps(facts, indent=2) + "\n").encode())
