@@ -6,6 +6,7 @@ Asking for the devices loads the GPU plugins, as any question about devices does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -60,6 +61,14 @@ def _core(lib_dir: Any) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         core = {"fingerprint": None, "error": str(error)}
     return core
+
+
+def _gpu_plugin(lib_dir: Any) -> dict[str, Any] | None:
+    """What the build wrote down about the wheel's GPU plugin (its core, its tools and what they could do), if it has one."""
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((lib_dir / "plugin.json").read_text(encoding="utf-8"))
+        return found
+    return None
 
 
 def _devices(ggml: ctypes.CDLL) -> list[dict[str, Any]]:
@@ -126,6 +135,7 @@ def report() -> dict[str, Any]:
     return {
         "llama_cpp_python": _distribution(),
         "core": _core(state.lib_dir),
+        "gpu_plugin": _gpu_plugin(state.lib_dir),
         "cpu": {"plugin": cpu or ("built in" if state.static else None), "features": _features(ggml)},
         "devices": _devices(ggml),
         "plugins": [plugin.as_dict() for plugin in state.plugins],
@@ -153,6 +163,10 @@ def _print(facts: dict[str, Any]) -> None:
     row("llama.cpp", "{} commit {}".format(core.get("llama_cpp_version", "?"), core.get("llama_cpp_commit", "?")))
     row("core", "{} ({})".format(core.get("fingerprint"), core.get("compiler", core.get("error", "?"))))
     row("CPU plugin", "{}: {}".format(facts["cpu"]["plugin"], " ".join(facts["cpu"]["features"])))
+    if facts["gpu_plugin"]:
+        tools = facts["gpu_plugin"].get("toolkit", {})
+        told = "; ".join("{}: {}".format(k, (", ".join(v) or "none") if isinstance(v, list) else v) for k, v in tools.items())
+        row("GPU plugin", "{} ({})".format(facts["gpu_plugin"].get("name"), told.replace("_", " ")))
     row("libraries", facts["libraries"]["folder"])
     row("Python", facts["python"])
     row("platform", facts["platform"])

@@ -300,6 +300,8 @@ def _verify(options: argparse.Namespace) -> int:
             run.console.print(str(row), markup=False)
         if not rows:
             run.console.print(f"{path.name}: nothing wrong", markup=False)
+        if about := verify.describe_plugin(path):
+            run.console.print(f"{path.name}: {about}", markup=False)
     run.console.print(verify.summary(findings))
     return 7 if any(findings.values()) else 0
 

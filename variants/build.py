@@ -142,6 +142,9 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
             system = variant.table.runtime.system
             made = plugin.build(kit, wheel, upstream, tools, platform, system=system, jobs=jobs, log=log, build_dir=build_dir)
             extra = made.files()
+            features = kit.facts.get("shader_features")
+            if features == []:
+                run.console.print("      this glslc has no newer shader feature: correct, but slow on real GPUs (docs/status.md)")
     with steps.step("assemble", "licences, bill of materials, build number"):
         raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch, extra)
     with steps.step("repair", f"for {tools.manylinux or 'the lowest manylinux tag that is true'}"):

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from email.parser import BytesParser
 from pathlib import Path
@@ -237,7 +238,7 @@ def _file(path: Path, known: File | None) -> File:
         return msgspec.structs.replace(known, yanked=yanked)
     label = archive.split_label(path.name)[1]
     name, version, build, tags = archive.parse_name(archive.plain_path(path))
-    content, variant, date = _dist_info(path, label)
+    content, variant = _dist_info(path, label)
     header = BytesParser().parsebytes(content, headersonly=True)
     if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
         raise WheelError(
@@ -254,7 +255,7 @@ def _file(path: Path, known: File | None) -> File:
         sha256=records.digest(path),
         metadata_sha256=hashlib.sha256(content).hexdigest(),
         requires_python=header["Requires-Python"],
-        date=date,
+        date=datetime.datetime.fromtimestamp(stat.st_mtime, datetime.UTC).date().isoformat(),
         requires=[text for text in header.get_all("Requires-Dist", []) if not _is_extra(path, text)],
         label=label,
         variant=variant,
@@ -281,8 +282,8 @@ def _metadata(path: Path) -> bytes:
         return opened.read(f"{archive.dist_info(opened)}/METADATA")
 
 
-def _dist_info(path: Path, label: str | None) -> tuple[bytes, str | None, str]:
-    """METADATA, the text of variant.json (None without a label) and the date (YYYY-MM-DD) of a wheel.
+def _dist_info(path: Path, label: str | None) -> tuple[bytes, str | None]:
+    """METADATA and the text of variant.json (None without a label).
 
     Raises:
         WheelError: METADATA cannot be read; a label without variant.json, or the other way round; another label than in the name;
@@ -292,12 +293,11 @@ def _dist_info(path: Path, label: str | None) -> tuple[bytes, str | None, str]:
         with archive.open_wheel(path) as opened:
             info = archive.dist_info(opened)
             header = opened.read(f"{info}/METADATA")
-            date = datetime.date(*opened.getinfo(f"{info}/METADATA").date_time[:3]).isoformat()
             content = opened.read(f"{info}/variant.json") if f"{info}/variant.json" in opened.namelist() else None
-    except (KeyError, zipfile.BadZipFile, ValueError) as error:
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise WheelError(f"{path} has no readable METADATA ({error}).", "Build it again, or remove it.") from error
     if content is None and label is None:
-        return header, None, date
+        return header, None
     try:
         if content is None or label is None:
             raise ValueError("the name has a label, the wheel none" if label else "the wheel has one, the name has no label")
@@ -306,4 +306,4 @@ def _dist_info(path: Path, label: str | None) -> tuple[bytes, str | None, str]:
         raise WheelError(
             f"{path}: its variant.json does not go with its name ({error}).", "Build it again, or remove it."
         ) from error
-    return header, json.dumps(json.loads(content), sort_keys=True), date
+    return header, json.dumps(json.loads(content), sort_keys=True)

@@ -22,7 +22,7 @@ _API = "1.1"
 class File(msgspec.Struct, frozen=True):
     """One wheel as the index needs it.
 
-    Sizes in bytes, `mtime` in nanoseconds since 1970, `tags` and `build` as in its name, `date` (YYYY-MM-DD) of what is inside,
+    Sizes in bytes, `mtime` in nanoseconds since 1970, `tags` and `build` as in its name, `date` (YYYY-MM-DD, UTC) of `mtime`,
     `requires` without the extras' requirements. For a variant wheel its `label` and the text of its variant.json. `source`: for a
     wheel with a local version, the SHA-256 of the labelled wheel that it was made from.
     """

@@ -15,8 +15,8 @@ _SUFFIX = ".runs.json"
 
 
 class Record(msgspec.Struct, frozen=True, order=True):
-    """One run of the smoke inference: the `date` (UTC), the wheel's `sha256`, `what` (the test), the `processor`, `system` and
-    `python` it ran on, the `installer`, ggml's `devices` that computed, and the tests `passed` and `skipped`."""
+    """One run of the smoke inference: the `date` (UTC), the wheel's `sha256`, `what` (the test), the `processor` with its plugin,
+    `system` and `python` it ran on, the `installer`, the `devices` that ggml saw, and the tests `passed` and `skipped`."""
 
     date: str
     sha256: str
@@ -34,7 +34,7 @@ def add(wheel: Path, **facts: object) -> None:
     """Add a run of today to the wheel's records; one of the same kind replaces the older."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     new = msgspec.convert({"date": today, "sha256": digest(wheel), **facts}, Record)
-    same = ("sha256", "what", "processor", "system", "python", "installer")
+    same = ("sha256", "what", "processor", "system", "python", "installer", "devices")
     kept = [old for old in read(wheel) if any(getattr(old, name) != getattr(new, name) for name in same)]
     with run.replacing(_beside(wheel)) as part:
         part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted([*kept, new])), indent=1) + b"\n")

@@ -128,7 +128,7 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
         emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
         counts = _pytest(emulated, [tests], log, "The wheel fails on an old processor.", env)
         report = _report(emulated, env)
-        report["processor"] = f"{cpu}, emulated by qemu-user"
+        report["processor"] = f"{cpu}, emulated by qemu-user ({plugin})"
         records.add(wheel, what="test_inference.py", installer="uv", **report, **counts)
 
 
@@ -186,10 +186,11 @@ def _report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dic
         report = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])  # qemu warns on stderr of features that it lacks
     except ValueError as error:
         raise WheelError(f"`python -m llama_cpp --json` gives no report: {answer[:500]}", "Run it by hand to see why.") from error
-    devices = [device["description"] for device in report["devices"]]  # asking for them loads the GPU's plugin
-    loaded = [plugin["name"] for plugin in report["plugins"] if plugin["state"] == "loaded"]
+    devices = {device["name"]: device["description"] for device in report["devices"]}  # asking loads the GPU's plugin
+    processor = f"{devices.pop('CPU', 'unknown processor')} ({report['cpu']['plugin']})"
+    computed = ", ".join(["CPU", *(f"{name} ({text})" for name, text in devices.items())])
     python_version = " ".join(report["python"].split()[:2])  # what follows is a path
-    return {"system": _system(), "python": python_version, "processor": ", ".join(devices), "devices": ", ".join(loaded)}
+    return {"system": _system(), "python": python_version, "processor": processor, "devices": computed}
 
 
 def _system() -> str:

@@ -133,9 +133,5 @@ def _macro(toolchain: Toolchain, header: str, name: str) -> str | None:
     return found[1] if found and not done.returncode else None
 
 
-def _nothing(plugin: str) -> Callable[[Toolchain, Path], Toolkit]:
-    return lambda toolchain, upstream: Toolkit(plugin, (), "")
-
-
-#: Plugins that can be built, and what finds their toolkit. `rpc` is for tests: no wheel carries it.
-KITS: dict[str, Callable[[Toolchain, Path], Toolkit]] = {"vulkan": _vulkan, "rpc": _nothing("rpc")}
+#: Plugins that can be built, and what finds their toolkit.
+KITS: dict[str, Callable[[Toolchain, Path], Toolkit]] = {"vulkan": _vulkan}

@@ -382,6 +382,17 @@ def require(path: Path, tree: Path | None = source.TREE) -> None:
         raise WheelError(f"{path.name} does not pass verification:\n{lines}", "Nothing was put into dist/.")
 
 
+def describe_plugin(path: Path) -> str | None:
+    """One line about the GPU plugin in a wheel and what its tools could do, from its plugin.json; None where it has none."""
+    with contextlib.suppress(ValueError):
+        facts = read(path).plugin()
+        tools = facts.get("toolkit")
+        if isinstance(tools, dict):
+            told = [f"{key.replace('_', ' ')}: {', '.join(v) or 'none' if isinstance(v, list) else v}" for key, v in tools.items()]
+            return f"plugin {facts.get('name')} of core {facts.get('core')}; {'; '.join(told)}"
+    return None
+
+
 def summary(findings: Mapping[Path, list[Finding]]) -> str:
     """``2 wheels verified, 1 finding``."""
     total = sum(len(rows) for rows in findings.values())

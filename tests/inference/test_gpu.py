@@ -74,6 +74,16 @@ def device() -> str:
     return str(found[0])
 
 
+def test_report_names_the_tools() -> None:
+    """What the plugin was built with, and for which core, stands in the report of a wheel that has one."""
+    assert PLUGIN is not None
+    done = subprocess.run([sys.executable, "-m", "llama_cpp", "--json"], capture_output=True, text=True, timeout=300)
+    report = json.loads(done.stdout)
+    assert report["gpu_plugin"]["name"] == PLUGIN.name
+    assert report["gpu_plugin"]["core"] == report["core"]["fingerprint"]
+    assert report["gpu_plugin"]["toolkit"]
+
+
 @pytest.mark.parametrize("kind", list(TOLERANCE))
 def test_logits(gguf_file: Models, kind: str, device: str) -> None:
     """Every layer on the device, and NumPy's logits."""
