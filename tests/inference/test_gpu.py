@@ -27,8 +27,9 @@ from test_inference import load, prompt
 PREFIX = os.environ.get("LLAMA_CPP_TEST_DEVICE", "CPU")
 PLUGIN = next((plugin for plugin in llama_cpp._backends.state.gpu), None)
 FAILING_DRIVER = os.environ.get("LLAMA_CPP_TEST_FAILING_DRIVER")
-#: Largest allowed difference of a logit on the GPU, which computes in F16 where it can (the CPU's own are in test_inference).
-TOLERANCE = {"F32": 1e-2, "F16": 5e-2, "Q8_0": 5e-2, "Q4_0": 5e-2, "Q4_K": 5e-2}
+#: Largest allowed difference of a logit on the GPU, which computes in F16 where it can. Measured on lavapipe: 3e-3, then 2.5e-2 to
+#: 3.1e-2 (the CPU's own are in test_inference; it rounds the activations too, and is farther off).
+TOLERANCE = {"F32": 1e-2, "F16": 5e-2, "Q8_0": 5e-2, "Q4_0": 5e-2, "Q4_K": 5e-2, "Q6_K": 5e-2, "IQ4_NL": 5e-2}
 pytestmark = pytest.mark.skipif(PLUGIN is None, reason="this wheel has no GPU plugin")
 
 Models = Callable[[str], Path]

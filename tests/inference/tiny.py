@@ -116,8 +116,8 @@ def _random_matrix(
     random: np.random.Generator, kind: Type, rows: int, columns: int, deviation: float
 ) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8] | npt.NDArray[np.float16]:
     """Random weights of the wanted standard deviation, in the bytes of their type: (rows, bytes of a row)."""
-    if kind is Type.Q4_K:  # the gguf package reads this type but does not write it: its blocks are drawn directly
-        return _random_q4_k(random, rows, columns, deviation)
+    if kind in _DRAWN:  # the gguf package reads these types but does not write them: their blocks are drawn directly
+        return _DRAWN[kind](random, rows, columns, deviation)
     values = random.normal(0.0, deviation, (rows, columns)).astype(np.float32)
     if kind is Type.F32:
         return values
@@ -142,3 +142,25 @@ def _random_q4_k(random: np.random.Generator, rows: int, columns: int, deviation
     quants = random.integers(0, 256, (blocks, 128), dtype=np.uint8)
     data = np.concatenate([d.view(np.uint8), dmin.view(np.uint8), packed, quants], axis=1)
     return np.ascontiguousarray(data.reshape(rows, -1))
+
+
+def _random_q6_k(random: np.random.Generator, rows: int, columns: int, deviation: float) -> npt.NDArray[np.uint8]:
+    """Q6_K blocks (ggml-common.h, block_q6_K): 256 weights ``d * scale * (q - 32)``, four low bits, two high bits, 16 scales."""
+    blocks = rows * columns // 256
+    low = random.integers(0, 256, (blocks, 128), dtype=np.uint8)
+    high = random.integers(0, 256, (blocks, 64), dtype=np.uint8)
+    scales = random.integers(32, 64, (blocks, 16), dtype=np.int8)
+    d = np.full((blocks, 1), deviation / (float(np.sqrt((scales.astype(float) ** 2).mean())) * 18.47), np.float16)
+    data = np.concatenate([low, high, scales.view(np.uint8), d.view(np.uint8)], axis=1)
+    return np.ascontiguousarray(data.reshape(rows, -1))
+
+
+def _random_iq4_nl(random: np.random.Generator, rows: int, columns: int, deviation: float) -> npt.NDArray[np.uint8]:
+    """IQ4_NL blocks (ggml-common.h, block_iq4_nl): 32 weights ``d * table[q]``, the table's standard deviation being 71.6."""
+    blocks = rows * columns // 32
+    d = np.full((blocks, 1), deviation / 71.6, np.float16)
+    data = np.concatenate([d.view(np.uint8), random.integers(0, 256, (blocks, 16), dtype=np.uint8)], axis=1)
+    return np.ascontiguousarray(data.reshape(rows, -1))
+
+
+_DRAWN = {Type.Q4_K: _random_q4_k, Type.Q6_K: _random_q6_k, Type.IQ4_NL: _random_iq4_nl}
