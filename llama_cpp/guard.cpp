@@ -103,7 +103,9 @@ extern "C" __attribute__((visibility("default"))) const char * llama_cpp_device_
     } catch (...) {
         reason = "unknown exception";
     }
+#ifdef __GLIBC__  // nothing else tells a handler the status
     static const int once = on_exit([](int status, void *) { std::fflush(nullptr); _exit(status); }, nullptr);
     (void) once;
+#endif
     return reason.c_str();
 }
