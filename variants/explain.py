@@ -97,16 +97,15 @@ def _choose(listing: Listing, machine: Machine, installer: str, version: str, pi
         refused = [Judged(wheel.name, version, wheel.label, False, what, "a repaired index") for wheel in wheels]
         return Choice(installer, None, None, refused, what if problem.fatal else "")
     order = _labels(info, machine, installer) if info and labelled else []
-    rows: list[tuple[tuple[object, ...], Judged, bool]] = []
+    rows: list[tuple[tuple[object, ...], Judged]] = []
     for wheel in wheels:
         reason, change = _obstacle(wheel, machine, tags, info, installer, order, pinned)
         tag = min((tags[tag] for tag in wheel.tags if tag in tags), default=len(tags))
         rank = order.index(wheel.label) if wheel.label in order else len(order) + bool(wheel.label)
         build = tuple(-part if isinstance(part, int) else part for part in wheel.build) or (1,)
         judged = Judged(wheel.name, version, wheel.label, not reason, reason, change)
-        rows.append(((bool(reason), rank, tag, build, wheel.name), judged, bool(reason)))
-    rows.sort(key=lambda row: row[0])
-    ranked = [judged for _, judged, _ in rows]
+        rows.append(((bool(reason), rank, tag, build, wheel.name), judged))
+    ranked = [judged for _, judged in sorted(rows, key=lambda row: row[0])]
     fitting = [judged for judged in ranked if judged.fits]
     if not fitting:
         return Choice(installer, None, None, ranked)
