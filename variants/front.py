@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
 import msgspec
 from packaging.version import Version
 from variantlib.variants_json import VariantsJson
@@ -27,6 +26,8 @@ def render(
     files: newest version first. listing: the same wheels with their labels' metadata, for "who gets which". runs: what has run
     where, by file name. site_url: where the site will be; a script puts the page's own address there. base_url: as in the index.
     """
+    import jinja2  # only here: every command would pay for it
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     versions = []

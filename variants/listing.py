@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import msgspec
-import requests
 from packaging.utils import BuildTag
 from packaging.version import Version
-from pypi_simple import DistributionPackage, PyPISimple
-from pypi_simple.errors import NoSuchProjectError, UnsupportedContentTypeError, UnsupportedRepoVersionError
 from variantlib.errors import ValidationError
 from variantlib.models.variant_info import VariantInfo
 from variantlib.variants_json import VariantsJson
 
 from . import archive, metadata
 from .errors import UsageError, VariantsError, WheelError
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage, PyPISimple
 
 PROJECT = "llama-cpp-python"
 
@@ -134,6 +135,10 @@ class _Page(msgspec.Struct):
 
 
 def _read_url(url: str, project: str) -> Listing:
+    import requests  # these two take as long to import as all the rest, and few commands need them
+    from pypi_simple import PyPISimple
+    from pypi_simple.errors import NoSuchProjectError, UnsupportedContentTypeError, UnsupportedRepoVersionError
+
     root = url.rstrip("/")
     root = root.removesuffix(f"/{project}")
     try:

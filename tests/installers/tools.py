@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import nox.project
 from packaging.requirements import Requirement
 
 from variants import archive, label, machine, matrix
@@ -115,7 +115,7 @@ def run(
 def tool(name: str) -> Path:
     """The program of an installer that is pinned in a dependency group of pyproject.toml, in an environment of its own."""
     program = {"old-uv": "uv"}.get(name, name)
-    pins = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), name)
+    pins: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]
     folder = ROOT / "build" / "installers" / pins[0].replace("==", "-")
     path = folder / "bin" / program
     if not path.exists():
