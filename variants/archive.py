@@ -122,6 +122,12 @@ def split_label(name: str) -> tuple[str, str | None]:
     return name, None
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def plain_path(wheel: Path) -> Path:
     """A wheel's path without the variant label, which no tool but the installers can read yet."""
     return wheel.with_name(split_label(wheel.name)[0])

@@ -6,7 +6,6 @@ Every round runs all of them one after the other, so that a busy machine hurts a
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from . import metadata, run, smoke, source, toolchain
+from . import archive, metadata, run, smoke, source, toolchain
 from .errors import CommandError, WheelError
 from .source import ROOT
 
@@ -95,7 +94,7 @@ def bench(wheel: Path, build_dir: Path, rounds: int, model: Path | None, native:
     facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "wheel": {"name": wheel.name, "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "bytes": wheel.stat().st_size},
+        "wheel": {"name": wheel.name, "sha256": archive.sha256(wheel), "bytes": wheel.stat().st_size},
         "native": {"bytes": native_bytes} if native else None,
         "model": {"name": model.name, "bytes": model.stat().st_size},
         "rounds": rounds,

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 import msgspec
 from packaging.version import Version
-from variantlib.variants_json import VariantsJson
 
 from . import explain, machine, metadata
 from .listing import Listing
@@ -67,7 +66,7 @@ def _kind(listing: Listing, version: str) -> object:
     """All that :func:`_machines` depends on."""
     info = listing.variants.get(version)
     wheels = frozenset((w.label, w.tags, w.yanked, w.requires_python) for w in listing.wheels if w.version == version)
-    return wheels, info and metadata.to_bytes(VariantsJson(info) if not isinstance(info, VariantsJson) else info)
+    return wheels, info and metadata.to_bytes(info)
 
 
 def _machines(listing: Listing, version: str) -> list[dict[str, str]]:

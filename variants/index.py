@@ -25,13 +25,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from variantlib.errors import ValidationError
 from variantlib.models.variant import VariantDescription
-from variantlib.models.variant_info import VariantInfo
 from variantlib.variants_json import VariantsJson
 
 from . import archive, front, metadata, pages, records, run
 from . import label as labels
 from .errors import UsageError, WheelError
-from .listing import Listing, parse
+from .listing import PROJECT, Listing, parse
 from .pages import File
 
 _STATE = ".state.json"
@@ -79,24 +78,24 @@ def build_index(dist: Path, site: Path, options: Options | None = None) -> list[
     run.remove_leftovers(site)
     simple = site / "simple"
     content = {(project, _merged_name(project, version)): metadata.to_bytes(info) for (project, version), info in merged.items()}
-    for project in sorted({file.project for file in files}):
-        mine = sorted((file for file in files if file.project == project), key=pages.order)
+    projects = {name: [file for file in files if file.project == name] for name in sorted({file.project for file in files})}
+    for project, mine in projects.items():
+        mine.sort(key=pages.order)
         extra = {name: text for (of, name), text in content.items() if of == project}
         _publish(simple, project, mine, extra, lambda file: dist / file.name, options)
-    pages.publish_root(simple, sorted({file.project for file in files}))
+    pages.publish_root(simple, list(projects))
     _publish_backends(site, dist, files, local, options)
-    for project in sorted({file.project for file in files}):
-        mine = sorted((file for file in files if file.project == project), key=pages.order, reverse=True)
-        name = "index.html" if project == min({file.project for file in files}, key=_first) else f"{project}.html"
+    front_project = PROJECT if PROJECT in projects else next(iter(projects))
+    for project, mine in projects.items():
+        mine.reverse()  # newest first
+        name = "index.html" if project == front_project else f"{project}.html"
         own = {version: info for (of, version), info in merged.items() if of == project}
         runs = {file.name: records.read(dist / file.name, file.sha256) for file in mine}
-        pages.write(site / name, front.render(project, mine, _listing(mine, own), runs, options.site_url, options.base_url))
-    pages.write(site / _STATE, msgspec.json.encode([*files, *local]).decode())
+        pages.write(
+            site / name, front.render(project, mine, _listing(mine, own), runs, options.site_url, options.base_url).encode()
+        )
+    pages.write(site / _STATE, msgspec.json.encode([*files, *local]))
     return files
-
-
-def _first(project: str) -> tuple[bool, str]:
-    return project != "llama-cpp-python", project
 
 
 def _publish(
@@ -212,8 +211,7 @@ def _listing(files: Sequence[File], merged: dict[str, VariantsJson]) -> Listing:
         for file in files
         if (candidate := parse(file.name))
     ]
-    variants: dict[str, VariantInfo] = dict(merged)
-    return Listing("", wheels, variants, {})
+    return Listing("", wheels, merged, {})
 
 
 def _state(site: Path) -> list[File]:
@@ -252,7 +250,7 @@ def _file(path: Path, known: File | None) -> File:
         tags=", ".join(sorted(map(str, tags))),
         size=stat.st_size,
         mtime=stat.st_mtime_ns,
-        sha256=records.digest(path),
+        sha256=archive.sha256(path),
         metadata_sha256=hashlib.sha256(content).hexdigest(),
         requires_python=header["Requires-Python"],
         date=datetime.datetime.fromtimestamp(stat.st_mtime, datetime.UTC).date().isoformat(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -12,7 +11,6 @@ import msgspec
 from packaging.utils import BuildTag
 from packaging.version import Version
 from variantlib.errors import ValidationError
-from variantlib.models.variant_info import VariantInfo
 from variantlib.variants_json import VariantsJson
 
 from . import archive, metadata
@@ -49,7 +47,7 @@ class Listing(msgspec.Struct, frozen=True):
 
     where: str
     wheels: list[Candidate]
-    variants: dict[str, VariantInfo]
+    variants: dict[str, VariantsJson]
     problems: dict[str, Problem]
 
     def versions(self) -> list[str]:
@@ -96,7 +94,7 @@ def _read_wheels(folder: Path, project: str) -> Listing:
                 problems[candidate.version] = Problem(f"{path.name}: {error}", fatal=False)
     if not wheels:
         raise UsageError(f"There is no wheel of {project} in {folder}.", "Build one: `nox -s build_variant -- cpu`.")
-    return Listing(str(folder), wheels, dict(variants), problems)
+    return Listing(str(folder), wheels, variants, problems)
 
 
 def _read_site(page: Path, where: str) -> Listing:
@@ -105,7 +103,7 @@ def _read_site(page: Path, where: str) -> Listing:
     except msgspec.DecodeError as error:
         raise UsageError(f"{page} is no project page of PEP 691: {error}.", "Make the site again: `nox -s index`.") from error
     wheels = [_with(candidate, row) for row in rows if (candidate := parse(row.filename))]
-    variants: dict[str, VariantInfo] = {}
+    variants: dict[str, VariantsJson] = {}
     problems: dict[str, Problem] = {}
     for row in rows:
         if version := _metadata_version(row.filename):
@@ -149,7 +147,7 @@ def _read_url(url: str, project: str) -> Listing:
                 for package in packages
                 if (candidate := parse(package.filename))
             ]
-            variants: dict[str, VariantInfo] = {}
+            variants: dict[str, VariantsJson] = {}
             problems: dict[str, Problem] = {}
             for package in packages:
                 if version := _metadata_version(package.filename):
@@ -166,7 +164,7 @@ def _read_url(url: str, project: str) -> Listing:
 
 
 def _fetch(
-    client: PyPISimple, package: DistributionPackage, version: str, variants: dict[str, VariantInfo], problems: dict[str, Problem]
+    client: PyPISimple, package: DistributionPackage, version: str, variants: dict[str, VariantsJson], problems: dict[str, Problem]
 ) -> None:
     answer = client.s.get(package.url, timeout=20)
     if not answer.ok:
@@ -175,13 +173,12 @@ def _fetch(
         _add(variants, problems, version, answer.content, package.digests.get("sha256"))
 
 
-def _add(variants: dict[str, VariantInfo], problems: dict[str, Problem], version: str, content: bytes, sha256: str | None) -> None:
+def _add(variants: dict[str, VariantsJson], problems: dict[str, Problem], version: str, content: bytes, sha256: str | None) -> None:
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         problems[version] = Problem(f"the *-variants.json of {version} has another hash than its link says", fatal=True)
         return
     try:
-        metadata.check(content)
-        variants[version] = VariantsJson(json.loads(content))
+        variants[version] = metadata.check(content)
     except ValueError as error:
         problems[version] = Problem(f"the *-variants.json of {version} is not what PEP 850 says: {error}", fatal=False)
 

@@ -33,7 +33,18 @@ _LEGACY = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinu
 _VERSION = re.compile(r"\d+\.\d+")
 
 
-class Machine(msgspec.Struct, frozen=True):
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine and a row of the machine table both tell; :class:`Machine` says what each means."""
+
+    driver: str | None = None
+    sm: tuple[str, ...] = ()
+    gfx: tuple[str, ...] = ()
+    rocm: str | None = None
+    cpu: str | None = None
+    preview: bool = True
+
+
+class Machine(Hardware, frozen=True):
     """What decides which wheel fits.
 
     `platform`: the newest wheel platform that it runs. `python`: as in ``3.12``. `driver`: newest
@@ -43,12 +54,6 @@ class Machine(msgspec.Struct, frozen=True):
 
     platform: str = PLATFORMS["linux_x86_64"]
     python: str = "3.12"
-    driver: str | None = None
-    sm: tuple[str, ...] = ()
-    gfx: tuple[str, ...] = ()
-    rocm: str | None = None
-    cpu: str | None = None
-    preview: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -115,7 +120,8 @@ def detect() -> Machine:
     known = (_LINUX, _MACOS, _WINDOWS)
     platform = next((tag for tag in tags.platform_tags() if any(pattern.fullmatch(tag) for pattern in known)), "unknown")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Machine(platform, python, driver, sm, gfx, rocm, cpu, _uv_feature(notes), tuple(notes))
+    feature = _uv_feature(notes)
+    return Machine(platform, python, tuple(notes), driver=driver, sm=sm, gfx=gfx, rocm=rocm, cpu=cpu, preview=feature)
 
 
 def wheel_tags(machine: Machine) -> dict[str, int]:
@@ -218,7 +224,7 @@ def _ask(*command: str) -> str | None:
         return None
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Row(Hardware, frozen=True, forbid_unknown_fields=True):
     """A machine of ``data/machines.toml`` and the wheel that it must get there; the file's head describes the keys."""
 
     group: str
@@ -228,17 +234,10 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lacks: str | None = None
     smi: str = "absent"
     platform: str = "linux_x86_64"
-    driver: str | None = None
-    sm: tuple[str, ...] = ()
-    gfx: tuple[str, ...] = ()
-    rocm: str | None = None
-    cpu: str | None = None
-    preview: bool = True
 
     def machine(self) -> Machine:
         """The machine itself."""
-        facts = {name: getattr(self, name) for name in ("platform", "driver", "sm", "gfx", "rocm", "cpu", "preview")}
-        return checked(Machine(**facts))
+        return checked(Machine(self.platform, **{name: getattr(self, name) for name in Hardware.__struct_fields__}))
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True):

@@ -186,6 +186,11 @@ def _check_values(file: Path, variant: Variant) -> None:
             ) from error
 
 
+def labelled(label: str | None) -> Variant | None:
+    """The variant of the matrix that has this label (None: the plain wheel), or None where there is none."""
+    return next((variant for variant in load().values() if variant.label == label), None)
+
+
 def select(names: Sequence[str], variants: dict[str, Variant]) -> list[Variant]:
     """The variants of these names, all of them where no name is given.
 

@@ -73,16 +73,28 @@ def _check_provider(namespace: str, provider: _Provider) -> None:
         raise ValueError(f"providers.{namespace}: `feature-order` must list the features of `static-properties`")
 
 
-def check(content: bytes) -> None:
-    """Is this ``variant.json`` or ``*-variants.json`` one that both variantlib and uv take?
+def check(content: bytes) -> VariantsJson:
+    """What this says, if it is one that both variantlib and uv take.
+
+    Raises:
+        ValueError: it is not; says which key, and why.
+    """
+    _check_strictly(content)
+    try:
+        return VariantsJson(json.loads(content))
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_strictly(content: bytes) -> None:
+    """Is this ``variant.json`` or ``*-variants.json`` one that uv takes?
 
     Raises:
         ValueError: it is not; says which key, and why.
     """
     try:
         document = msgspec.json.decode(content, type=_Document)
-        VariantsJson(json.loads(content))
-    except (msgspec.DecodeError, ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
     namespaces = document.default_priorities.namespace
     if sorted(namespaces) != sorted(document.providers):
@@ -146,7 +158,7 @@ def read_wheel(content: bytes, label: str) -> VariantDistInfo:
     Raises:
         ValueError: it is no such file, one that uv or variantlib would refuse, or of another label.
     """
-    check(content)
+    _check_strictly(content)
     try:
         return VariantDistInfo(content, label)
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -73,16 +73,16 @@ def publish(
     linked = {name: f"variants/{hashlib.sha256(content).hexdigest()[:16]}/{name}" for name, content in extra.items()}
     for name, content in extra.items():
         for path in (folder / linked[name], folder / name):
-            _write(path, content)
-    _write(folder / "index.json", (json.dumps(_json(project, files, extra, linked, base_url), indent=1) + "\n").encode())
-    _write(folder / "index.html", _html(project, files, extra, linked, base_url))
+            write(path, content)
+    write(folder / "index.json", (json.dumps(_json(project, files, extra, linked, base_url), indent=1) + "\n").encode())
+    write(folder / "index.html", _html(project, files, extra, linked, base_url))
 
 
 def publish_root(root: Path, projects: Sequence[str]) -> None:
     """The repository's own page: its projects."""
     page = {"meta": {"api-version": _API}, "projects": [{"name": name} for name in projects]}
-    _write(root / "index.json", (json.dumps(page, indent=1) + "\n").encode())
-    _write(root / "index.html", _page("Simple index", (f'<a href="{name}/">{name}</a><br>' for name in projects)))
+    write(root / "index.json", (json.dumps(page, indent=1) + "\n").encode())
+    write(root / "index.html", _page("Simple index", (f'<a href="{name}/">{name}</a><br>' for name in projects)))
 
 
 def remove_unlisted(root: Path, project: str, listed: set[str], before: Iterable[str]) -> None:
@@ -183,14 +183,9 @@ def _page(title: str, lines: Iterable[str]) -> bytes:
     return text.encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write a page, only if it differs, in one rename."""
     if path.exists() and path.read_bytes() == content:
         return
     with run.replacing(path) as part:
         part.write_bytes(content)
-
-
-def write(path: Path, text: str) -> None:
-    """Write any other page, only if it differs, in one rename."""
-    _write(path, text.encode())

@@ -152,6 +152,14 @@ def _amd_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unmet:
     return f"has code for {', '.join(values)}, found {', '.join(machine.gfx)}", "another GPU"
 
 
+def _families(machine: Machine) -> set[str]:
+    """The processor and all that it can stand in for, by archspec's names; empty where nothing is known of it."""
+    if machine.cpu is None:
+        return set()
+    target = archspec.cpu.TARGETS[machine.cpu]
+    return {str(target.name), *(str(ancestor.name) for ancestor in target.ancestors)}
+
+
 def _x86_64(machine: Machine) -> Supported:
     level = _level(machine)
     return {"level": list(_LEVELS[_LEVELS.index(level) :])} if level else {}
@@ -161,10 +169,7 @@ def _level(machine: Machine) -> str | None:
     """Micro-architecture level of an x86-64 processor (v1 where nothing is known of it), None on other processors."""
     if machine.arch not in ("x86_64", "amd64"):
         return None
-    if machine.cpu is None:
-        return "v1"
-    target = archspec.cpu.TARGETS[machine.cpu]
-    names = {str(target.name), *(str(ancestor.name) for ancestor in target.ancestors)}
+    names = _families(machine)
     return next((level for level in _LEVELS if f"x86_64_{level}" in names), "v1")
 
 
@@ -183,10 +188,7 @@ def _arm_version(machine: Machine) -> str | None:
     """Newest Arm architecture version (8a where nothing is known of the processor), None on other processors."""
     if machine.arch not in ("aarch64", "arm64"):
         return None
-    if machine.cpu is None:
-        return "8a"
-    target = archspec.cpu.TARGETS[machine.cpu]
-    names = {str(target.name), *(str(ancestor.name) for ancestor in target.ancestors)}
+    names = _families(machine)
     return "8.4a" if any(name.startswith("armv9") for name in names) else next((v for v in _ARM if f"armv{v}" in names), "8a")
 
 

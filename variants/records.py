@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 from pathlib import Path
 
 import msgspec
 
-from . import run
+from . import archive, run
 
 _SUFFIX = ".runs.json"
 
@@ -33,7 +32,7 @@ class Record(msgspec.Struct, frozen=True, order=True):
 def add(wheel: Path, **facts: object) -> None:
     """Add a run of today to the wheel's records; one of the same kind replaces the older."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    new = msgspec.convert({"date": today, "sha256": digest(wheel), **facts}, Record)
+    new = msgspec.convert({"date": today, "sha256": archive.sha256(wheel), **facts}, Record)
     same = ("sha256", "what", "processor", "system", "python", "installer", "devices")
     kept = [old for old in read(wheel) if any(getattr(old, name) != getattr(new, name) for name in same)]
     with run.replacing(_beside(wheel)) as part:
@@ -47,13 +46,7 @@ def read(wheel: Path, sha256: str | None = None) -> list[Record]:
     if file.exists():
         with contextlib.suppress(OSError, msgspec.DecodeError):
             rows = msgspec.json.decode(file.read_bytes(), type=list[Record])
-    return [row for row in rows if row.sha256 == (sha256 or digest(wheel))] if rows else []
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return [row for row in rows if row.sha256 == (sha256 or archive.sha256(wheel))] if rows else []
 
 
 def _beside(wheel: Path) -> Path:

@@ -92,8 +92,7 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
 
 def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
     """What tests/inference/test_gpu.py must know of a labelled wheel: the device, and a driver that fails on command."""
-    name = archive.split_label(wheel.name)[1]
-    variant = next((variant for variant in matrix.load().values() if variant.label == name), None)
+    variant = matrix.labelled(archive.split_label(wheel.name)[1])
     if variant is None or variant.table.plugin is None:
         return {}
     env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}

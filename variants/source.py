@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ import msgspec
 from packaging.version import InvalidVersion, Version
 
 from . import run
+from .archive import sha256
 from .errors import CommandError, SourceError
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
         raise SourceError(f'"{version}" is no version number.', "Name a release of llama-cpp-python, as in `0.3.36`.") from error
     moved = Pin(pin.name, version, "")
     archive = _download(moved, pin_file.parent)
-    moved = Pin(pin.name, version, _sha256(archive))
+    moved = Pin(pin.name, version, sha256(archive))
     with tempfile.TemporaryDirectory() as scratch:  # a hostile archive must not become the pin
         unpack(archive, Path(scratch) / "tree")
     text = pin_file.read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
 def _archive(pin: Pin, vendor_dir: Path) -> Path:
     """The pinned sdist, downloaded unless a file of the right hash already lies in `vendor_dir` (offline, air-gapped use)."""
     archive = vendor_dir / pin.archive
-    if archive.is_file() and (found := _sha256(archive)) != pin.sha256:
+    if archive.is_file() and (found := sha256(archive)) != pin.sha256:
         run.console.print(f"{archive.name} has sha256 {found}, not the pinned one: fetching it anew")
         archive.unlink()
     return archive if archive.is_file() else _download(pin, vendor_dir)
@@ -178,8 +178,8 @@ def _download(pin: Pin, vendor_dir: Path) -> Path:
         if not found.is_file():
             names = ", ".join(sorted(p.name for p in Path(scratch).iterdir()))
             raise SourceError(f"pip fetched {names}, not {pin.archive}.", "Name a release that has an sdist on your index.")
-        if pin.sha256 and _sha256(found) != pin.sha256:
-            raise SourceError(f"{pin.archive} has sha256 {_sha256(found)}, pinned is {pin.sha256}.", _WRONG_HASH)
+        if pin.sha256 and sha256(found) != pin.sha256:
+            raise SourceError(f"{pin.archive} has sha256 {sha256(found)}, pinned is {pin.sha256}.", _WRONG_HASH)
         archive = vendor_dir / pin.archive
         os.replace(found, archive)
     return archive
@@ -218,11 +218,6 @@ def _download_failure(pin: Pin, log: str) -> tuple[str, str]:
         f"Check the network and pip's index settings (`pip config list`), or put the file\n"
         f"into vendor/ by hand (sha256 {pin.sha256}).",
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def unpack(archive: Path, target: Path) -> int:

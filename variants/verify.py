@@ -122,10 +122,10 @@ def labels(wheel: Wheel) -> Iterator[Finding]:
             raise ValueError("there is no label in the file name")
         if label is not None:
             found = metadata.read_wheel(content or b"", label)
-            expected = {variant.label: variant.properties for variant in matrix.load().values()}
-            if label not in expected:
+            variant = matrix.labelled(label)
+            if variant is None:
                 raise ValueError(f"the matrix has no label {label}")
-            if found.variant_desc != metadata.dist_info(label, expected[label]).variant_desc:
+            if found.variant_desc != metadata.dist_info(label, variant.properties).variant_desc:
                 raise ValueError(f"the matrix has other properties for {label}")
     except ValueError as error:
         yield Finding(
@@ -208,12 +208,10 @@ def _glibc(platform: str) -> tuple[int, int] | None:
 
 def _drivers(wheel: Wheel) -> dict[str, set[str]]:
     """Libraries of the driver's that the matrix allows the plugin of this label to need, by the plugin's name in the wheel."""
-    label = archive.split_label(wheel.path.name)[1]
-    return {
-        f"llama_cpp/lib/libggml-{variant.table.plugin}.so": set(variant.table.runtime.system)
-        for variant in matrix.load().values()
-        if variant.label == label and variant.table.runtime.system
-    }
+    variant = matrix.labelled(archive.split_label(wheel.path.name)[1])
+    if variant is None or not variant.table.runtime.system:
+        return {}
+    return {f"llama_cpp/lib/libggml-{variant.table.plugin}.so": set(variant.table.runtime.system)}
 
 
 def needed(wheel: Wheel) -> Iterator[Finding]:
@@ -384,8 +382,8 @@ def require(path: Path, tree: Path | None = source.TREE) -> None:
 
 def describe_plugin(path: Path) -> str | None:
     """One line about the GPU plugin in a wheel and what its tools could do, from its plugin.json; None where it has none."""
-    with contextlib.suppress(ValueError):
-        facts = read(path).plugin()
+    with contextlib.suppress(ValueError, KeyError), archive.open_wheel(path) as opened:
+        facts = msgspec.json.decode(opened.read(DESCRIPTION), type=dict[str, object])
         tools = facts.get("toolkit")
         if isinstance(tools, dict):
             told = [f"{key.replace('_', ' ')}: {', '.join(v) or 'none' if isinstance(v, list) else v}" for key, v in tools.items()]
