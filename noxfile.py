@@ -37,7 +37,7 @@ VARIANTS = [  # those that need nothing but pip; the others by name
 def asked(arguments: list[str]) -> list[str]:
     """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
     words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
-    options_with_value = {"--toolchain", "--jobs", "--build-number", "--installer", "--wheel", "--python"}
+    options_with_value = {"--toolchain", "--toolkit", "--arch", "--jobs", "--build-number", "--installer", "--wheel", "--python"}
     pairs = zip(["", *words], words, strict=False)
     return [word for before, word in pairs if not word.startswith("-") and before not in options_with_value] or VARIANTS
 

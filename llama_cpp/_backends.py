@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import sys
@@ -81,6 +82,7 @@ class Plugin:
         self.state = state
         self.reason = reason
         self.score: int | None = None  # of a CPU plugin; 0 means that this processor cannot run it
+        self.devices: int | None = None  # of a GPU plugin that was loaded
 
     def settle(self, state: str, reason: str = "") -> None:
         self.state, self.reason = state, reason
@@ -89,6 +91,8 @@ class Plugin:
         row: dict[str, Any] = {"name": self.name, "state": self.state, "path": str(self.path)}
         if self.score is not None:
             row["score"] = self.score
+        if self.devices is not None:
+            row["devices"] = self.devices
         if self.reason:
             row["reason"] = self.reason
         return row
@@ -116,6 +120,61 @@ def _find(lib_dir: pathlib.Path) -> tuple[list[Plugin], list[Plugin]]:
             continue  # libggml-base-<fingerprint> and libggml-<fingerprint>
         (cpu if name == "cpu" or name.startswith("cpu-") else others).append(Plugin(name, path))
     return cpu, others
+
+
+def _described(lib_dir: pathlib.Path, name: str) -> dict[str, Any]:
+    """What the wheel says of its plugin `name` (plugin.json): which libraries it needs, and which packages bring them."""
+    try:
+        facts = json.loads((lib_dir / "plugin.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a plugin that somebody put there
+        return {}
+    return facts if isinstance(facts, dict) and facts.get("name") == name else {}
+
+
+def _is_open(name: str) -> bool:
+    """Has this process a library of this name, as PyTorch may have opened it?"""
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return False
+    try:
+        ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
+    except OSError:
+        return False
+    return True
+
+
+def _open_packages(facts: dict[str, Any]) -> None:
+    """Open the libraries that other packages bring for a plugin (NVIDIA's), wherever in ``sys.path`` those packages are.
+
+    The plugin's own RPATH reaches them in the same site-packages only: not from ``--user`` or ``--target`` folders, nor through
+    environments laid over another. What is open already stays the one that is used, and what is nowhere here is left to the
+    system's search (a CUDA toolkit).
+    """
+    for name in facts.get("system", []):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return  # no driver: the plugin will not open, so spare the time
+    beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = [pathlib.Path(entry or ".") for entry in dict.fromkeys([beside, *sys.path])]
+    for folder, names in facts.get("libraries", {}).items():
+        for name in names:
+            files = (root / folder / name for root in folders)
+            file = None if _is_open(name) else next((path for path in files if path.is_file()), None)
+            if file is not None:
+                with contextlib.suppress(OSError):  # damaged, say: the plugin's own error tells it
+                    ctypes.CDLL(str(file))
+
+
+def _remedy(facts: dict[str, Any], reason: str) -> str:
+    """What helps, where `reason` names a library that the plugin lacks."""
+    lacking = reason.split(":")[0].strip()
+    if lacking in facts.get("system", []):
+        return f"{reason} (it comes with the GPU's driver)"
+    brought = {name for names in facts.get("libraries", {}).values() for name in names}
+    if lacking in brought and "cannot open" in reason:
+        packages = " ".join(f'"{requirement}"' for requirement in facts.get("requires", []))
+        return f"{reason} (pip install {packages})"
+    return reason
 
 
 def _close(library: ctypes.CDLL) -> None:
@@ -197,27 +256,45 @@ class _Backends:
 
     def _load(self, plugin: Plugin) -> bool:
         before = self.ggml.ggml_backend_dev_count()
+        facts = _described(self.lib_dir, plugin.name)
+        _open_packages(facts)
+        guard = self._guard() if plugin in self.gpu else None
+        why = ctypes.c_char_p()
+        path = os.fsencode(str(plugin.path))
         with self._captured_log() as lines:
-            handle = self.ggml.ggml_backend_load(os.fsencode(str(plugin.path)))
+            handle = guard.llama_cpp_backend_load(path, ctypes.byref(why)) if guard else self.ggml.ggml_backend_load(path)
+        if why.value:
+            lines.append(why.value.decode("utf-8", "replace"))
+        text = " ".join("".join(lines).split())
         if handle:
             plugin.settle(LOADED)
             if plugin in self.gpu:
-                self._try_devices(plugin, handle, before)
+                plugin.devices = self.ggml.ggml_backend_dev_count() - before
+                if not plugin.devices:
+                    plugin.reason = f"found no device ({text})" if text else "found no device"
+                if guard:
+                    self._try_devices(guard, plugin, handle, before)
         else:
-            text = " ".join("".join(lines).split())
-            plugin.settle(FAILED, text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason")
+            reason = text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason"
+            plugin.settle(FAILED, _remedy(facts, reason))
         return plugin.state == LOADED
 
-    def _try_devices(self, plugin: Plugin, registration: int, first: int) -> None:
-        """Make each device of a GPU plugin once, and give the plugin up where one fails: no model would survive it (guard.cpp)."""
+    def _guard(self) -> ctypes.CDLL | None:
+        """Our libllama (llama_cpp/guard), whose functions catch what a plugin throws; None in a core that has no such."""
         try:
             library = ctypes.CDLL(str(self.lib_dir / (_PREFIX + "llama" + _SUFFIX)))
-            device_error = library.llama_cpp_device_error
-        except (OSError, AttributeError):  # a core without our guard, named by LLAMA_CPP_LIB_PATH
-            return
-        device_error.restype, device_error.argtypes = ctypes.c_char_p, [ctypes.c_size_t]
+            library.llama_cpp_backend_load.restype = ctypes.c_void_p
+            library.llama_cpp_backend_load.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p)]
+            library.llama_cpp_device_error.restype = ctypes.c_char_p
+            library.llama_cpp_device_error.argtypes = [ctypes.c_size_t]
+        except (OSError, AttributeError):  # another core, named by LLAMA_CPP_LIB_PATH
+            return None
+        return library
+
+    def _try_devices(self, guard: ctypes.CDLL, plugin: Plugin, registration: int, first: int) -> None:
+        """Make each device of a GPU plugin once, and give the plugin up where one fails: no model would survive it."""
         with self._captured_log():
-            errors = [device_error(index) for index in range(first, self.ggml.ggml_backend_dev_count())]
+            errors = [guard.llama_cpp_device_error(index) for index in range(first, self.ggml.ggml_backend_dev_count())]
         reason = next((error.decode("utf-8", "replace") for error in errors if error), None)
         if reason is not None:
             ctypes.CDLL(str(plugin.path), mode=getattr(os, "RTLD_NODELETE", 0))  # stays mapped: its destructors would run now
@@ -241,12 +318,15 @@ class _Backends:
                 for plugin in self.gpu:
                     if plugin.state == WAITING:
                         self._load(plugin)
-            failed = [plugin for plugin in self.gpu if plugin.state == FAILED]
-            if gpu and model and failed and not self.warned:
+            useless = [plugin for plugin in self.gpu if plugin.state == FAILED or plugin.devices == 0]
+            if gpu and model and useless and not self.warned:
                 self.warned = True
                 warnings.warn(
                     "layers were to go to a GPU, but {}; they stay on the CPU. `python -m llama_cpp` tells more.".format(
-                        "; ".join(f"the {p.name} plugin was not loaded ({p.reason})" for p in failed)
+                        "; ".join(
+                            "the {} plugin {}".format(p.name, f"was not loaded ({p.reason})" if p.state == FAILED else p.reason)
+                            for p in useless
+                        )
                     ),
                     RuntimeWarning,
                     stacklevel=4,

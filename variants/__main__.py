@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     make = step("build", "Build variants: a verified wheel of each in dist/.")
     make.add_argument("names", nargs="*", metavar="VARIANT", help=names)
     make.add_argument("--toolchain", choices=toolchain.KINDS, help="zig: glibc 2.17, nothing needed (default without a plugin)")
+    _add_toolkit(make)
     make.add_argument("--jobs", type=_positive, default=0, metavar="N", help="parallel compile jobs (default: one a core)")
     make.add_argument("--build-number", type=_natural, metavar="N", help="a rebuild of the same version: installers prefer it")
     make.add_argument("--clean", action="store_true", help="remove what was compiled before")
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     tools = step("toolchain", "Show what a variant needs to be compiled, what of it is there, and what brings the rest.")
     tools.add_argument("names", nargs="*", metavar="VARIANT", help=names)
     tools.add_argument("--toolchain", choices=toolchain.KINDS, help="as in `build`")
+    _add_toolkit(tools)
     tools.set_defaults(do=_toolchain)
 
     test = step("test", "Install each built wheel with uv and with pip into new environments and run the smoke inference there.")
@@ -185,6 +187,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_toolkit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--toolkit", metavar="WHERE",
+        help="CUDA: `index` (assembled from pinned packages, once), `machine`, or a toolkit's folder (default: docs/variants.md)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--arch", action="append", default=[], dest="architectures", metavar="ARCH",
+        help="CUDA: machine code for this architecture alone, as in 86, or `native` (again for each); the wheel says so",
+    )  # fmt: skip
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError("must be 1 or more")
@@ -206,13 +219,15 @@ def _vendor(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     chosen = _chosen(options.names)
     fields = build.Options.__struct_fields__
-    build.build_all(chosen, build.Options(**{name: getattr(options, name) for name in fields}))
+    given = {name: getattr(options, name) for name in fields}
+    build.build_all(chosen, build.Options(**given | {"architectures": tuple(options.architectures)}))
 
 
 def _toolchain(options: argparse.Namespace) -> int:
     complete = True
+    asked = build.Options(toolchain=options.toolchain, toolkit=options.toolkit, architectures=tuple(options.architectures))
     for variant in _chosen(options.names):
-        complete &= build.show_toolchain(variant, build.Options(toolchain=options.toolchain))
+        complete &= build.show_toolchain(variant, asked)
     return 0 if complete else 5
 
 

@@ -13,7 +13,7 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from . import archive, assemble, core, label, plugin, repair, run, source, toolchain, toolkit, verify
+from . import archive, assemble, core, kits, label, machine, matrix, plugin, repair, run, source, toolchain, toolkit, verify
 from .errors import UsageError, VariantsError
 from .matrix import Variant
 from .source import ROOT
@@ -25,10 +25,13 @@ DIST = ROOT / "dist"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the command line says: toolchain kind (None: the variant's own), parallel jobs, build number (None: none), and the
-    switches of the same name."""
+    """What the command line says: toolchain kind (None: the variant's own), where the plugin's toolkit comes from (``index``,
+    ``machine``, a folder; None: the variant's own order), NVIDIA architectures (none: the variant's), parallel jobs, build number
+    (None: none), and the switches of the same name."""
 
     toolchain: str | None = None
+    toolkit: str | None = None
+    architectures: tuple[str, ...] = ()
     jobs: int = 0
     build_number: int | None = None
     clean: bool = False
@@ -65,15 +68,16 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
         VariantsError: a step failed; with `keep_going` after the other variants have been built.
     """
     platform = host_platform()
+    variants = [_narrowed(variant, options) for variant in variants]
     for variant in variants:
         if platform not in variant.table.platforms:
             raise UsageError(
                 f"{variant.name} is not built on {platform}.", f"{variant.file} names {', '.join(variant.table.platforms)}."
             )
-        if variant.table.plugin and variant.table.plugin not in toolkit.KITS:
+        if variant.table.plugin and variant.table.plugin not in kits.KITS:
             raise UsageError(
                 f"{variant.name} cannot be built yet: it wants ggml's plugin `{variant.table.plugin}`.",
-                f"Plugins that can be built: {', '.join(toolkit.KITS)}. docs/status.md says what there is.",
+                f"Plugins that can be built: {', '.join(kits.KITS)}. docs/status.md says what there is.",
             )
         if variant.table.plugin and options.toolchain == "zig":
             raise UsageError(
@@ -106,6 +110,25 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
     return built
 
 
+def _narrowed(variant: Variant, options: Options) -> Variant:
+    """The variant for the architectures of the command line, where it names some (``native``: of this machine's GPUs).
+
+    Raises:
+        UsageError: the variant has no such list, or this machine has no NVIDIA GPU.
+    """
+    if not options.architectures:
+        return variant
+    asked = [text for text in options.architectures if text != "native"]
+    if "native" in options.architectures:
+        found = [sm.replace(".", "") for sm in machine.detect().sm]
+        if not found:
+            raise UsageError(
+                "--arch native: nvidia-smi shows no GPU on this machine.", "Name the architecture: `--arch 86` for capability 8.6."
+            )
+        asked += found
+    return matrix.narrowed(variant, sorted(set(asked), key=int) if all(text.isdecimal() for text in asked) else asked)
+
+
 def _kind(variant: Variant, options: Options) -> str:
     """The toolchain: one shared C++ runtime where a plugin may throw into the core, else the one that needs nothing."""
     return options.toolchain or ("system" if variant.table.plugin else "zig")
@@ -126,21 +149,25 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     build_dir = _plugin_dir(variant, platform) if variant.table.plugin else core_dir
     log = BUILD / "logs" / f"{variant.name}-{kind}.log"
     run.remove(log)
-    steps = run.Steps(total=6 + bool(variant.label) + bool(variant.table.plugin))
+    steps = run.Steps(total=6 + bool(variant.label) + 2 * bool(variant.table.plugin))
     pin = source.read_pin()
     tools = toolchain.find(kind, BUILD / "toolchains")  # before anything is fetched: it may not be there
     with steps.step("vendor", f"{pin.name} {pin.version}"):
         upstream = source.vendor()
     epoch = _epoch(upstream)
-    kit = toolkit.require(toolkit.find(variant.table.plugin, tools, upstream.tree)) if variant.table.plugin else None
+    kit = None
+    if variant.table.plugin:
+        with steps.step("toolkit", variant.table.plugin):
+            request = toolkit.Request(variant, tools, upstream.tree, platform, options.toolkit, True, log)
+            kit = toolkit.require(kits.find(request))
     jobs = options.jobs or os.cpu_count() or 1
     with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
         wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=core_dir)
     extra: dict[str, bytes] = {}
     if kit:
         with steps.step("plugin", f"{kit.plugin}, {', '.join(f'{part.what} {part.found}' for part in kit.parts)}"):
-            system = variant.table.runtime.system
-            made = plugin.build(kit, wheel, upstream, tools, platform, system=system, jobs=jobs, log=log, build_dir=build_dir)
+            runtime = variant.table.runtime
+            made = plugin.build(kit, wheel, upstream, tools, platform, runtime=runtime, jobs=jobs, log=log, build_dir=build_dir)
             extra = made.files()
             features = kit.facts.get("shader_features")
             if features == []:
@@ -148,7 +175,7 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     with steps.step("assemble", "licences, bill of materials, build number"):
         raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch, extra)
     with steps.step("repair", f"for {tools.manylinux or 'the lowest manylinux tag that is true'}"):
-        repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log, variant.table.runtime.system)
+        repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log, variant.table.runtime.foreign)
     finished = repaired
     if variant.label:
         with steps.step("label", variant.label):
@@ -191,6 +218,7 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
     rows = [
         ("vendor", f"{pin.archive} {fetched} ({_short(source.TREE)})"),
         ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {_short(core_dir)}:\n      {command}"),
+        *([("toolkit", _plan_toolkit(variant, tools, upstream, platform, options))] if variant.table.plugin else []),
         *([("plugin", f"ggml-{variant.table.plugin} against that core, in {_short(build_dir)}")] if variant.table.plugin else []),
         ("assemble", f"add licences and bill of materials{number} -> {_short(build_dir / 'raw')}"),
         (
@@ -208,6 +236,14 @@ def _print_plan(variant: Variant, platform: str, options: Options) -> None:
         run.console.print(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}")
 
 
+def _plan_toolkit(
+    variant: Variant, tools: toolchain.Toolchain, upstream: source.Upstream, platform: str, options: Options
+) -> str:  # fmt: skip
+    """What would be used beside the compiler, and what is missing."""
+    kit = kits.find(toolkit.Request(variant, tools, upstream.tree, platform, options.toolkit))
+    return "; ".join(f"{part.what} {part.found or f'MISSING (wanted {part.wanted}, found {part.seen})'}" for part in kit.parts)
+
+
 def show_toolchain(variant: Variant, options: Options) -> bool:
     """Print what would compile this variant, and what is missing; is everything there?
 
@@ -215,12 +251,13 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
         SourceError: upstream is not unpacked yet (its own tests say what a shader compiler can do).
         ToolchainError: there is no compiler, or nobody knows how to build the plugin yet.
     """
+    variant = _narrowed(variant, options)
     tools = toolchain.find(_kind(variant, options), BUILD / "toolchains", write=False)
     cache = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
     run.console.print(f"{variant.name}: core and plugin with {tools.name}, {cache}", markup=False)
     if variant.table.plugin is None:
         return True
-    kit = toolkit.find(variant.table.plugin, tools, source.vendor().tree)
+    kit = kits.find(toolkit.Request(variant, tools, source.vendor().tree, host_platform(), options.toolkit))
     toolkit.show(kit)
     return not kit.missing
 

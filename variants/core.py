@@ -21,11 +21,16 @@ def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
     """
     inputs = {
         "upstream": upstream.sha256,
-        "rules": [hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in ("CMakeLists.txt", "llama_cpp/guard.cpp")],
+        "rules": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _rules()],
         "toolchain": toolchain_name,
         "platform": platform,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _rules() -> list[Path]:
+    """Our own files that go into the libraries."""
+    return [ROOT / "CMakeLists.txt", *sorted((ROOT / "llama_cpp" / "guard").glob("*.[ch]pp"))]
 
 
 def definitions(upstream: Upstream, toolchain: Toolchain, platform: str) -> list[str]:

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from . import archive, machine, metadata
 from .errors import WheelError
-from .matrix import Variant
+from .matrix import DESCRIPTION, Variant, as_built
 
 _FILE = "variant.json"
 
@@ -35,14 +35,17 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
         raise WheelError(
             f"{variant.name} is the plain wheel, which has no label.", f"Name a variant with a label; see {variant.file}."
         )
-    platforms = {machine.short(tag.platform) for tag in tags}
+    platforms = {machine.short(tag.platform) or tag.platform for tag in tags}
     if not platforms <= set(variant.table.platforms):
         raise WheelError(
             f"{wheel} is for {', '.join(sorted(tag.platform for tag in tags))}, where {variant.name} does not exist.",
             f"{variant.file} names {', '.join(variant.table.platforms)}.",
         )
-    content = metadata.to_bytes(metadata.dist_info(variant.label, variant.properties))
+    with archive.open_wheel(wheel) as opened:
+        described = opened.read(DESCRIPTION) if DESCRIPTION in opened.namelist() else None
     try:
+        built = as_built(variant, described, platforms)
+        content = metadata.to_bytes(metadata.dist_info(variant.label, built.properties))
         metadata.read_wheel(content, variant.label)
     except ValueError as error:
         raise WheelError(

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from . import metadata
 from .errors import MatrixError, UsageError
 from .machine import PLATFORMS
 
 FOLDER = Path(__file__).parent
+#: In a wheel with a plugin: what `python -m llama_cpp` and `verify` say of it.
+DESCRIPTION = "llama_cpp/lib/plugin.json"
+_ARCHITECTURE = re.compile(r"[5-9]\d|1[0-2]\d")
 _LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
 
 
@@ -26,19 +30,33 @@ class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508); ``system``,
-    libraries of the driver's or the system's that its plugin needs and no wheel carries."""
+    """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508);
+    ``libraries``, the libraries that those packages bring, by their folder in site-packages, in the order in which they can be
+    opened; ``system``, libraries of the driver's or the system's. No wheel of ours carries either."""
 
     requires: list[str] = []
+    libraries: dict[str, list[str]] = {}
     system: list[str] = []
+
+    @property
+    def foreign(self) -> list[str]:
+        """The names of all libraries that come from elsewhere."""
+        return [*self.system, *(name for names in self.libraries.values() for name in names)]
 
 
 class Cuda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """NVIDIA: `architectures`, those that get machine code, as in ``86`` for compute capability 8.6; `ptx`, the one whose PTX goes
-    in as well, which drivers compile for GPUs newer than all of them."""
+    """NVIDIA: `nvcc`, the versions that build it (PEP 440); `architectures`, those that get machine code, as in ``86`` for compute
+    capability 8.6; `arm`, those of them whose GPUs exist beside Arm processors alone, which get none elsewhere; `ptx`, the one
+    whose PTX goes in as well, which drivers compile for GPUs newer than all of them."""
 
+    nvcc: str
     architectures: list[str]
+    arm: list[str] = []
     ptx: str | None = None
+
+    def compiled(self, platform: str) -> list[str]:
+        """The architectures that get machine code on `platform` (``linux_aarch64``)."""
+        return [one for one in self.architectures if one not in self.arm or platform.endswith(("aarch64", "arm64"))]
 
     def properties(self) -> dict[str, dict[str, list[str]]]:
         """``nvidia :: sm_arch``. A device M.m takes ``M0_virtual`` and no other PTX, so every newer major that this PTX reaches is
@@ -100,6 +118,48 @@ class Variant(msgspec.Struct, frozen=True):
         return merged
 
 
+def narrowed(variant: Variant, architectures: Sequence[str], ptx: str | None = None) -> Variant:
+    """The same variant with machine code for these NVIDIA `architectures` alone: what it stands for shrinks with it.
+
+    Raises:
+        UsageError: it has none, or one is spelt wrong.
+    """
+    if variant.table.cuda is None:
+        raise UsageError(f"{variant.name} has no list of NVIDIA architectures.", "Leave out --arch.")
+    for text in [*architectures, *([ptx] if ptx else [])]:
+        if not _ARCHITECTURE.fullmatch(text):
+            raise UsageError(
+                f'"{text}" is no NVIDIA architecture.', 'Write compute capability 8.6 as "86", 12.0 as "120", or `native`.'
+            )
+    cuda = msgspec.structs.replace(variant.table.cuda, architectures=list(architectures), arm=[], ptx=ptx)
+    return msgspec.structs.replace(variant, table=msgspec.structs.replace(variant.table, cuda=cuda))
+
+
+def as_built(variant: Variant, description: bytes | None, platforms: Iterable[str]) -> Variant:
+    """The variant as a wheel for `platforms` has it, by what plugin.json (`description`) says was compiled.
+
+    Raises:
+        ValueError: the description is damaged.
+    """
+    if variant.table.cuda is None or description is None:
+        return variant
+    facts = msgspec.json.decode(description, type=_Described).toolkit
+    if any(facts.architectures == variant.table.cuda.compiled(platform) for platform in platforms):
+        return variant
+    return narrowed(variant, facts.architectures, None if facts.ptx == "none" else facts.ptx)
+
+
+class _Compiled(msgspec.Struct, frozen=True):
+    """Of plugin.json's ``toolkit``, what the properties depend on."""
+
+    architectures: list[str] = []
+    ptx: str = "none"
+
+
+class _Described(msgspec.Struct, frozen=True):
+    toolkit: _Compiled = _Compiled()
+
+
 def load(folder: Path = FOLDER) -> dict[str, Variant]:
     """Every variant in `folder`, by name.
 
@@ -156,12 +216,22 @@ def read(file: Path) -> Variant:
 def _check_values(file: Path, variant: Variant) -> None:
     """Properties that their provider knows, in namespaces that pyproject.toml has a provider for; valid requirements."""
     table = variant.table
-    if table.cuda and not all(
-        re.fullmatch(r"[5-9]\d|1[0-2]\d", text) for text in [*table.cuda.architectures, table.cuda.ptx or "90"]
-    ):
+    if table.plugin == "cuda" and table.cuda is None:
+        raise MatrixError(
+            f"{file}: table `cuda` is missing.", "The plugin wants `nvcc` and `architectures`; see variants/cuda13.toml."
+        )
+    if table.cuda and not all(_ARCHITECTURE.fullmatch(text) for text in [*table.cuda.architectures, table.cuda.ptx or "90"]):
         raise MatrixError(
             f"{file}: table `cuda`: an architecture is two or three digits.", 'Write compute capability 8.6 as "86", 12.0 as "120".'
         )
+    if table.cuda:
+        try:
+            SpecifierSet(table.cuda.nvcc)
+        except InvalidSpecifier as error:
+            raise MatrixError(
+                f'{file}: key `nvcc` in `[cuda]`: "{table.cuda.nvcc}" is no version range.',
+                "Write it as in `>=12.8,<13` (PEP 440).",
+            ) from error
     namespaces = metadata.own().namespace_priorities
     for namespace, features in variant.properties.items():
         if namespace not in namespaces:

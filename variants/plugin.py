@@ -10,12 +10,10 @@ import msgspec
 
 from . import archive, core, run
 from .errors import CommandError, WheelError
+from .matrix import DESCRIPTION, Runtime
 from .source import ROOT, Upstream
 from .toolchain import Toolchain, configured
 from .toolkit import Toolkit
-
-#: What `python -m llama_cpp` and `verify` say of the plugin in a wheel.
-DESCRIPTION = "llama_cpp/lib/plugin.json"
 
 
 class Plugin(msgspec.Struct, frozen=True):
@@ -31,12 +29,12 @@ class Plugin(msgspec.Struct, frozen=True):
 
 
 def build(
-    kit: Toolkit, core_wheel: Path, upstream: Upstream, toolchain: Toolchain, platform: str, *, system: list[str], jobs: int,
+    kit: Toolkit, core_wheel: Path, upstream: Upstream, toolchain: Toolchain, platform: str, *, runtime: Runtime, jobs: int,
     log: Path, build_dir: Path,
 ) -> Plugin:  # fmt: skip
     """Compile the plugin in `build_dir` (only what has changed), linked against the libggml-base of `core_wheel`.
 
-    `system`: libraries of the driver's or the system's that it may need and that no wheel carries.
+    `runtime`: the libraries that it may need and that come from elsewhere.
 
     Raises:
         CommandError: it does not compile; the message ends with the compiler's last lines.
@@ -55,6 +53,7 @@ def build(
     tree, out = build_dir / "cmake", build_dir / "out"
     defines = [*core.definitions(upstream, toolchain, platform), *kit.cmake]
     defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
+    defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(runtime.libraries)}"]
     env = configured(run.environment(), toolchain) | {
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
         "CMAKE_GENERATOR": "Ninja",
@@ -69,5 +68,12 @@ def build(
     files = list(out.glob(f"*{target}*"))
     if len(files) != 1:
         raise CommandError(f"The build ended well but left {len(files)} plugins in {out}.", f"See {log}.")
-    facts = {"name": kit.plugin, "core": library.stem.rpartition("-")[2], "system": system, "toolkit": kit.facts}
+    facts = {
+        "name": kit.plugin,
+        "core": library.stem.rpartition("-")[2],
+        "system": runtime.system,
+        "libraries": runtime.libraries,  # llama_cpp/_backends.py opens them where RPATH does not reach
+        "requires": runtime.requires,
+        "toolkit": kit.facts,
+    }
     return Plugin(kit.plugin, files[0], (json.dumps(facts, indent=2) + "\n").encode())

@@ -27,7 +27,7 @@ console = Console(highlight=False, soft_wrap=True)
 _TAIL_LINES = 25
 _HEARTBEAT_SECONDS = 20.0
 _TINY_DISK = 16 * 2**20  # bytes; with less free space a compiler has most probably failed for that
-_COUNTER = re.compile(rb"^\[(\d+/\d+)\]")  # ninja's
+_COUNTER = re.compile(rb"^\[(\d+/\d+)\]|^Progress (\d+) of (\d+)")  # ninja's, and pip's (in bytes)
 
 
 class Terminated(BaseException):
@@ -107,7 +107,8 @@ def command(
             file.write(line)
             tail.append(line.decode("utf-8", "replace").rstrip())
             if counter := _COUNTER.match(line):
-                text = f"{counter[1].decode()}, {duration(time.monotonic() - begin)}"
+                count = counter[1].decode() if counter[1] else f"{int(counter[2]) >> 20} of {int(counter[3]) >> 20} MB"
+                text = f"{count}, {duration(time.monotonic() - begin)}"
                 if status:
                     status.update(text)
                 elif time.monotonic() - last_word > _HEARTBEAT_SECONDS:
@@ -182,9 +183,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs left behind in `folder`. To be called with the lock held."""
-    for part in folder.glob(".*.part"):
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed runs left behind of `name` in `folder`. To be called with the lock held."""
+    for part in folder.glob(f".{name}.*.part"):
         remove(part)
 
 

@@ -36,6 +36,17 @@ class Toolchain(msgspec.Struct, frozen=True):
     cache: str | None
     linked: dict[str, Path]
 
+    @property
+    def cxx(self) -> str:
+        """Path of the C++ compiler."""
+        return next(argument.partition("=")[2] for argument in self.cmake if argument.startswith("-DCMAKE_CXX_COMPILER="))
+
+    @property
+    def launcher(self) -> str | None:
+        """Path of the compiler cache, where one is used."""
+        found = (argument.partition("=")[2] for argument in self.cmake if argument.startswith("-DCMAKE_CXX_COMPILER_LAUNCHER="))
+        return next(found, None)
+
 
 def find(kind: str, build_dir: Path, write: bool = True) -> Toolchain:
     """The toolchain of this kind, with its wrapper scripts below `build_dir` (unless `write` is false).

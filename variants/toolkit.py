@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,19 +11,32 @@ from rich.table import Table
 
 from . import run
 from .errors import ToolchainError
-from .source import ROOT
+from .matrix import Variant
 from .toolchain import Toolchain
 
-#: Headers of ours that go first on the include path: what an older package of the system lacks.
-_SHIMS = ROOT / "variants" / "data" / "include"
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked of a finder: the `variant`, the `toolchain`, upstream's unpacked `tree` (for its feature tests), the
+    `platform` it is for, the `source` that the user named (``index``, ``machine``, a folder; None: the variant's own order),
+    whether what is missing may be fetched, and the log for that."""
+
+    variant: Variant
+    toolchain: Toolchain
+    tree: Path
+    platform: str
+    source: str | None = None
+    fetch: bool = False
+    log: Path = Path("toolkit.log")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One thing that a plugin needs: `what`, the version or property `wanted`, and what was `found` (None: nothing)."""
+    """One thing that a plugin needs: `what`, the version or property `wanted`, what was `found` (None: nothing that fits), and what
+    was `seen` that does not fit."""
 
     what: str
     wanted: str
     found: str | None
+    seen: str = "nothing"
 
 
 class Toolkit(msgspec.Struct, frozen=True):
@@ -42,20 +53,6 @@ class Toolkit(msgspec.Struct, frozen=True):
         return [part for part in self.parts if part.found is None]
 
 
-def find(plugin: str, toolchain: Toolchain, upstream: Path) -> Toolkit:
-    """The toolkit of `plugin` on this machine, complete or not; `upstream`: the unpacked llama-cpp-python, for its feature tests.
-
-    Raises:
-        ToolchainError: nobody knows how to build this plugin yet.
-    """
-    if plugin not in KITS:
-        raise ToolchainError(
-            f"ggml's plugin `{plugin}` cannot be built yet.",
-            f"Plugins that can: {', '.join(KITS)}. docs/status.md says what there is.",
-        )
-    return KITS[plugin](toolchain, upstream)
-
-
 def require(kit: Toolkit) -> Toolkit:
     """The same toolkit, if it is complete.
 
@@ -63,7 +60,7 @@ def require(kit: Toolkit) -> Toolkit:
         ToolchainError: naming what is missing, what was found and the command that helps.
     """
     if kit.missing:
-        rows = "\n".join(f"  {part.what}: wanted {part.wanted}, found {part.found or 'nothing'}" for part in kit.parts)
+        rows = "\n".join(f"  {part.what}: wanted {part.wanted}, found {part.found or part.seen}" for part in kit.parts)
         raise ToolchainError(f"The plugin `{kit.plugin}` cannot be built on this machine as it is:\n{rows}", kit.remedy)
     return kit
 
@@ -72,7 +69,7 @@ def show(kit: Toolkit) -> None:
     """Print what was wanted and found, and what will be used."""
     table = Table.grid(padding=(0, 2))
     for part in kit.parts:
-        table.add_row("[green]✓[/]" if part.found else "[red]✗[/]", part.what, part.wanted, part.found or "not found")
+        table.add_row("[green]✓[/]" if part.found else "[red]✗[/]", part.what, part.wanted, part.found or f"found {part.seen}")
     run.console.print(f"[bold]{kit.plugin}[/]")
     run.console.print(table, width=None if run.console.is_terminal else 160)
     for name, value in kit.facts.items():
@@ -81,57 +78,10 @@ def show(kit: Toolkit) -> None:
         run.console.print(kit.remedy, markup=False)
 
 
-def _vulkan(toolchain: Toolchain, upstream: Path) -> Toolkit:
-    """glslc compiles the shaders; headers and loader as the system's packages have them."""
-    glslc = shutil.which("glslc", path=run.environment()["PATH"])
-    version = re.search(r"shaderc\s+(\S+)", run.output([glslc, "--version"])) if glslc else None
-    headers = _macro(toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION_COMPLETE")
-    spirv = _macro(toolchain, "spirv/unified1/spirv.h", "SPV_REVISION")
-    folders = [Path(folder) for folder in ("/usr/lib", "/usr/lib64", "/usr/local/lib")]
-    loader = next((str(path) for folder in folders for path in sorted(folder.glob("**/libvulkan.so"))), None)
-    features = _shader_features(glslc, upstream) if glslc else []
-    number = re.search(r"VK_MAKE_API_VERSION\(\s*\d+,\s*(\d+),\s*(\d+),\s*VK_HEADER_VERSION\)", headers or "")
-    release = _macro(toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION")
-    parts = (
-        Part("glslc", "any; newer ones give faster shaders", f"{version[1] if version else '?'} ({glslc})" if glslc else None),
-        Part("Vulkan headers", "1.3 or newer", f"{number[1]}.{number[2]}.{release}" if number else None),
-        Part("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
-        Part("libvulkan.so", "any; it is linked, never shipped", loader),
-    )
-    return Toolkit(
-        "vulkan",
-        parts,
-        "Install them (Debian, Ubuntu: `apt-get install glslc libvulkan-dev spirv-headers`;\n"
-        "Fedora: `dnf install glslc vulkan-loader-devel vulkan-headers spirv-headers-devel`).",
-        (f"-DVulkan_GLSLC_EXECUTABLE={glslc}", f"-DLLAMA_CPP_PLUGIN_INCLUDE={_SHIMS}"),
-        {"glslc": version[1] if version else "unknown", "shader_features": features},
-    )
-
-
-def _shader_features(glslc: str, upstream: Path) -> list[str]:
-    """What this glslc can compile, by the names of upstream's own feature tests (``coopmat``, ``integer_dot``, …)."""
-    folder = upstream / "vendor" / "llama.cpp" / "ggml" / "src" / "ggml-vulkan" / "vulkan-shaders" / "feature-tests"
-    found = []
-    for test in sorted(folder.glob("*.comp")):
-        done = subprocess.run(
-            [glslc, "-o", "-", "-fshader-stage=compute", "--target-env=vulkan1.3", str(test)], capture_output=True, check=False
-        )
-        if b"extension not supported" not in done.stderr:
-            found.append(test.stem)
-    return found
-
-
-def _macro(toolchain: Toolchain, header: str, name: str) -> str | None:
+def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
     """What `name` is defined as in `header`, by this toolchain's preprocessor; None where the header is not found."""
-    compiler = next(
-        (argument.partition("=")[2] for argument in toolchain.cmake if argument.startswith("-DCMAKE_CXX_COMPILER=")), "c++"
-    )
     done = subprocess.run(
-        [compiler, "-x", "c++", "-E", "-dM", "-include", header, "-"], input="", capture_output=True, text=True, check=False
+        [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"], input="", capture_output=True, text=True, check=False
     )
     found = re.search(rf"^#define {name} (.+)$", done.stdout, re.MULTILINE)
     return found[1] if found and not done.returncode else None
-
-
-#: Plugins that can be built, and what finds their toolkit.
-KITS: dict[str, Callable[[Toolchain, Path], Toolkit]] = {"vulkan": _vulkan}

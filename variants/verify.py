@@ -20,13 +20,12 @@ from packaging.utils import canonicalize_name
 
 from . import archive, elf, matrix, metadata, run, source
 from .errors import SourceError, WheelError
-from .plugin import DESCRIPTION
+from .matrix import DESCRIPTION
 
 #: Libraries that every Linux system with the wheel's glibc has (PEP 600). The C++ runtime is there for `--toolchain system`.
 SYSTEM_LIBRARIES = frozenset(
     "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 ld-linux-x86-64.so.2 libstdc++.so.6 libgcc_s.so.1".split()
 )
-_ALLOWED_RPATHS = frozenset({"$ORIGIN"})
 # Folders in which people and services build. An absolute path below one of them has no business in a library.
 _BUILD_PATH = re.compile(rb"/(?:home|root|Users|builds?|runner|workspace|private|var/folders)/[\w.+-]+/[\x21-\x7e]*")
 
@@ -66,6 +65,12 @@ class Wheel(msgspec.Struct, frozen=True):
                 link = Path(folder) / self.plain.name
                 link.symlink_to(self.path.resolve())
                 yield link
+
+    @property
+    def plugin_file(self) -> str | None:
+        """The name in the wheel of the GPU plugin that the matrix gives to this label."""
+        variant = matrix.labelled(archive.split_label(self.path.name)[1])
+        return f"llama_cpp/lib/libggml-{variant.table.plugin}.so" if variant and variant.table.plugin else None
 
     def plugin(self) -> dict[str, object]:
         """What plugin.json says of the plugin, or nothing where the wheel has none.
@@ -125,7 +130,9 @@ def labels(wheel: Wheel) -> Iterator[Finding]:
             variant = matrix.labelled(label)
             if variant is None:
                 raise ValueError(f"the matrix has no label {label}")
-            if found.variant_desc != metadata.dist_info(label, variant.properties).variant_desc:
+            *_, tags = archive.parse_name(wheel.plain)
+            built = matrix.as_built(variant, wheel.files.get(DESCRIPTION), [tag.platform for tag in tags])
+            if found.variant_desc != metadata.dist_info(label, built.properties).variant_desc:
                 raise ValueError(f"the matrix has other properties for {label}")
     except ValueError as error:
         yield Finding(
@@ -207,24 +214,33 @@ def _glibc(platform: str) -> tuple[int, int] | None:
 
 
 def _drivers(wheel: Wheel) -> dict[str, set[str]]:
-    """Libraries of the driver's that the matrix allows the plugin of this label to need, by the plugin's name in the wheel."""
+    """Libraries of the driver's or of other packages that the matrix allows this label's plugin to need, by the plugin's name."""
+    runtime = _runtime(wheel)
+    plugin = wheel.plugin_file
+    return {plugin: set(runtime.foreign)} if plugin and runtime.foreign else {}
+
+
+def _runtime(wheel: Wheel) -> matrix.Runtime:
+    """What the matrix says of libraries from elsewhere for this wheel's label."""
     variant = matrix.labelled(archive.split_label(wheel.path.name)[1])
-    if variant is None or not variant.table.runtime.system:
-        return {}
-    return {f"llama_cpp/lib/libggml-{variant.table.plugin}.so": set(variant.table.runtime.system)}
+    return variant.table.runtime if variant else matrix.Runtime()
 
 
 def needed(wheel: Wheel) -> Iterator[Finding]:
     """Every NEEDED entry lies beside the library or belongs to the system, a plugin's to the driver; RPATHs lead nowhere else."""
     drivers = _drivers(wheel)
+    packages = {f"$ORIGIN/../../{folder}" for folder in _runtime(wheel).libraries}
     for name, library in wheel.libraries.items():
         folder = name.rpartition("/")[0]
         for entry in library.needed:
             if f"{folder}/{entry}" not in wheel.files and entry not in SYSTEM_LIBRARIES | drivers.get(name, set()):
                 yield Finding(name, f"needs {entry}, which is neither in the wheel nor part of every system", "Repair or link it.")
         for path in library.rpath:
-            if path not in _ALLOWED_RPATHS:
-                yield Finding(name, f"RPATH holds {path}", f"Allowed: {', '.join(sorted(_ALLOWED_RPATHS))}.")
+            allowed = {"$ORIGIN"} | (packages if name in drivers else set())
+            if path not in allowed:
+                yield Finding(name, f"RPATH holds {path}", f"Allowed: {', '.join(sorted(allowed))}.")
+        if name in drivers and (missing := packages - set(library.rpath)):
+            yield Finding(name, f"RPATH lacks {', '.join(sorted(missing))}", "Build it again: CMakeLists.txt adds it.")
 
 
 def hardened(wheel: Wheel) -> Iterator[Finding]:
@@ -284,7 +300,7 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     if description and description.get("core") != fingerprint:
         yield Finding(DESCRIPTION, f"the plugin is of core {description.get('core')}, not {fingerprint}", "Build the wheel again.")
     plugins += [f"ggml-{description['name']}"] if "name" in description else []
-    names = [*plugins, f"ggml-base-{fingerprint}", f"ggml-{fingerprint}", f"llama-{fingerprint}", "llama", "ggml", "mtmd"]
+    names = [*plugins, "llama", "ggml", "mtmd", *(f"{name}-{fingerprint}" for name in ("ggml-base", "ggml", "llama", "mtmd"))]
     expected = {f"llama_cpp/lib/lib{name}.so" for name in names}
     for missing in sorted(expected - set(wheel.libraries)):
         yield Finding(wheel.path.name, f"lacks {missing}", "Build the wheel again.")

@@ -55,7 +55,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
 @pytest.fixture
 def files(library: Callable[..., bytes]) -> Files:
     """The files of a wheel with nothing wrong."""
-    names = ["ggml-cpu-x64", "ggml-base-0123abcd", "ggml-0123abcd", "llama-0123abcd", "llama", "ggml", "mtmd"]
+    names = ["ggml-cpu-x64", "ggml-base-0123abcd", "ggml-0123abcd", "llama-0123abcd", "mtmd-0123abcd", "llama", "ggml", "mtmd"]
     core = {"fingerprint": "0123abcd", "plugins": ["ggml-cpu-x64"]}
     return {
         "llama_cpp/__init__.py": b"from . import _backends\n",

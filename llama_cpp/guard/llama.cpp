@@ -5,59 +5,32 @@
 // knows: an error code or a null pointer, which upstream's bindings turn into a Python exception, and a line in llama.cpp's log.
 // Every other symbol is found in the real library, which this one needs. The real one binds its own calls to itself
 // (-Bsymbolic), so nothing inside llama.cpp runs through these.
-#include "ggml-backend.h"
 #include "llama.h"
 
-#include <dlfcn.h>
+#include "ggml-backend.h"
+#include "guard.hpp"
+
 #include <unistd.h>
 
-#include <cstdio>
-#include <cstdlib>
-#include <exception>
 #include <string>
+
+using guard::FAILED;
 
 namespace {
 
-template <typename Function> Function * real(const char * name) {
-    static void * const library = dlopen(LLAMA_CPP_LIBRARY, RTLD_LAZY | RTLD_NOLOAD);
-    return reinterpret_cast<Function *>(library ? dlsym(library, name) : nullptr);
-}
-
-void report(const char * function, const char * what) {
-    ggml_log_callback log = nullptr;
-    void * data = nullptr;
-    llama_log_get(&log, &data);
-    const std::string text = std::string(function) + ": the backend failed: " + what + "\n";
-    if (log) {
-        log(GGML_LOG_LEVEL_ERROR, text.c_str(), data);
-    } else {
-        std::fputs(text.c_str(), stderr);
-    }
-}
-
-template <typename Result, typename Call> Result guarded(const char * function, Result failed, Call call) noexcept {
-    try {
-        try {
-            return call();
-        } catch (const std::exception & error) {
-            report(function, error.what());
+// What a model may still use after a backend gave up: the CPU alone. One that asks for the GPU is refused.
+llama_model_params usable(llama_model_params params) {
+    static ggml_backend_dev_t none[] = { nullptr };
+    if (llama_cpp_guard_lost()) {
+        if (params.n_gpu_layers != 0) {
+            throw std::runtime_error("the GPU failed earlier in this process; start a new one to use it again");
         }
-    } catch (...) {
-        report(function, "unknown exception");
+        params.devices = none;
     }
-    return failed;
+    return params;
 }
-
-constexpr int32_t FAILED = -3;  // llama.h, llama_decode: "< -1: a fatal error during processing"
 
 }  // namespace
-
-// GUARD(type of the result, result after a failure, name, parameters, arguments)
-#define GUARD(TYPE, ON_FAILURE, NAME, PARAMETERS, ARGUMENTS)                                          \
-    extern "C" __attribute__((visibility("default"))) TYPE NAME PARAMETERS {                          \
-        static auto * const function = real<TYPE PARAMETERS>(#NAME);                                  \
-        return guarded<TYPE>(#NAME, ON_FAILURE, [&]() -> TYPE { return function ARGUMENTS; });        \
-    }
 
 GUARD(int32_t, FAILED, llama_decode, (llama_context * ctx, llama_batch batch), (ctx, batch))
 GUARD(int32_t, FAILED, llama_encode, (llama_context * ctx, llama_batch batch), (ctx, batch))
@@ -74,23 +47,36 @@ GUARD(size_t, 0, llama_state_seq_get_size, (llama_context * ctx, llama_seq_id se
 GUARD(size_t, 0, llama_state_seq_get_data, (llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq), (ctx, dst, size, seq))
 GUARD(size_t, 0, llama_state_seq_set_data, (llama_context * ctx, const uint8_t * src, size_t size, llama_seq_id seq), (ctx, src, size, seq))
 
-// The same for functions without a result.
-#define GUARD_VOID(NAME, PARAMETERS, ARGUMENTS)                                                       \
-    extern "C" __attribute__((visibility("default"))) void NAME PARAMETERS {                          \
-        static auto * const function = real<void PARAMETERS>(#NAME);                                  \
-        guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; });                       \
-    }
-
 GUARD_VOID(llama_synchronize, (llama_context * ctx), (ctx))
 GUARD_VOID(llama_memory_clear, (llama_memory_t memory, bool data), (memory, data))
-GUARD_VOID(llama_free, (llama_context * ctx), (ctx))
-GUARD_VOID(llama_model_free, (llama_model * model), (model))
+GUARD_FREE(llama_free, (llama_context * ctx), (ctx))
+GUARD_FREE(llama_model_free, (llama_model * model), (model))
+
+GUARD(llama_context *, nullptr, llama_init_from_model, (llama_model * model, llama_context_params params), (model, params))
+GUARD(llama_model *, nullptr, llama_model_load_from_file, (const char * path, llama_model_params params), (path, usable(params)))
+GUARD(llama_model *, nullptr, llama_model_load_from_splits, (const char ** paths, size_t n, llama_model_params params), (paths, n, usable(params)))
+
+// Loads a plugin as ggml_backend_load does. Where its first look at the devices fails (ggml-cuda gives up), null, and why.
+extern "C" __attribute__((visibility("default"))) void * llama_cpp_backend_load(const char * path, const char ** why) {
+    static std::string reason;
+    const guard::Inside inside;
+    try {
+        return ggml_backend_load(path);
+    } catch (const std::exception & error) {
+        reason = error.what();
+    } catch (...) {
+        reason = "unknown exception";
+    }
+    *why = reason.c_str();
+    return nullptr;
+}
 
 // Can this device be made at all? Returns null, or why not; called for every GPU before the first model (llama_cpp/_backends.py).
 // ggml-vulkan keeps a device that failed half-made, to use it with the next model and to destroy it at exit, and dies of either. So
 // the caller takes the plugin off ggml's list, and the process leaves without that destructor, with the status that it has.
 extern "C" __attribute__((visibility("default"))) const char * llama_cpp_device_error(size_t index) {
     static std::string reason;
+    const guard::Inside inside;
     try {
         ggml_backend_t backend = ggml_backend_dev_init(ggml_backend_dev_get(index), nullptr);
         if (backend) {
