@@ -123,6 +123,20 @@ def upstream_tests(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def offload(session: nox.Session) -> None:
+    """Offload over loopback with ggml's RPC plugin: bit-equal to the CPU, and a device that dies; `-- [--wheel FILE]`."""
+    install(session, "installers")
+    session.run("python", "-m", "variants", "offload", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
+def layouts(session: nox.Session) -> None:
+    """Install the CUDA wheels of dist/ into strange layouts, with NVIDIA's real packages; no GPU needed (1 GB to fetch)."""
+    install(session, "tests", "installers")
+    session.run("python", "-m", "pytest", "tests/layouts", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def old_cpus(session: nox.Session) -> None:
     """Run the smoke inference on emulated old processors, from Nehalem on (needs qemu-user)."""
     install(session, "installers")

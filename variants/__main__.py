@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     upstream.set_defaults(do=_upstream_tests)
 
+    loop = step(
+        "offload", "Offload to ggml's RPC plugin over loopback: the CPU's own bits, and what happens when the device is gone."
+    )
+    loop.add_argument("--wheel", type=Path, help="this file, instead of the Vulkan wheel in dist/")
+    loop.set_defaults(do=_offload)
+
     old = step("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).")
     old.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     old.set_defaults(do=_old_cpus)
@@ -240,6 +246,11 @@ def _test(options: argparse.Namespace) -> None:
 def _upstream_tests(options: argparse.Namespace) -> None:
     for wheel in _wheels(options):
         smoke.upstream_tests(wheel, build.BUILD)
+
+
+def _offload(options: argparse.Namespace) -> None:
+    for wheel in _wheels(options, ["vulkan"]):
+        smoke.offload(wheel, build.BUILD, build.host_platform())
 
 
 def _old_cpus(options: argparse.Namespace) -> None:

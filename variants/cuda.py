@@ -19,6 +19,7 @@ from .toolkit import Part, Request, Toolkit
 
 #: Number of the recipe in :func:`_finish`.
 _RECIPE = 1
+_USUAL = (Path("/usr/local"), Path("/opt"))  # where NVIDIA's installers and distributions put a toolkit
 _NVCC = "nvidia-cuda-nvcc"  # on the index, nvcc itself comes with CUDA 13 and newer
 _PTXAS = "nvidia-cuda-nvcc-cu12"  # that of CUDA 12 has ptxas and headers, but no compiler
 
@@ -123,8 +124,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     lacking = [one for one in [*architectures, *([table.ptx] if table.ptx else [])] if one not in known]
     host = request.toolchain.name
     gcc = Path(run.output([request.toolchain.cxx, "-print-libgcc-file-name"]).strip()).parent
-    numbers = sorted({int(one) * 10 for one in [*architectures, *([table.ptx] if table.ptx else [])]})
-    flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type -D__CUDA_ARCH_LIST__={','.join(map(str, numbers))}"
+    flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
     parts = (
         Part("clang", table.nvcc, f"{clang} ({wanted.folder})"),
         _architectures(architectures, table, lacking, f"ptxas {version}"),
@@ -134,7 +134,11 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
         "cuda",
         parts,
         "Take a toolkit with a newer nvcc (--toolkit FOLDER), build for your own GPU alone (`--arch native`), or install g++.",
-        (*_cmake(request, table, home, wanted.folder / "bin" / "clang++"), f"-DCMAKE_CUDA_FLAGS={flags}"),
+        (
+            *_cmake(request, table, home, wanted.folder / "bin" / "clang++"),
+            f"-DCMAKE_CUDA_FLAGS={flags}",
+            "-DGGML_ALL_WARNINGS=OFF",
+        ),
         {"compiler": clang, "architectures": architectures, "ptx": table.ptx or "none"},
     )
 
@@ -175,7 +179,7 @@ def _from_machine(request: Request, table: Cuda) -> Toolkit:
             home = nvcc.resolve().parent.parent
             return _kit(request, table, home, version, f"{version} ({nvcc})")
         seen.append(f"{version or 'unreadable'} ({nvcc})")
-    where = named or "CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda*, /opt/cuda"
+    where = named or f"CUDA_HOME, CUDA_PATH, PATH, {', '.join(f'{usual}/cuda*' for usual in _USUAL)}"
     part = Part("nvcc", table.nvcc, None, f"{', '.join(seen) or 'nothing'} in {where}")
     return Toolkit("cuda", (part,), _remedy(request))
 
@@ -196,7 +200,7 @@ def _candidates(named: str | None) -> Iterator[Path]:
         folders = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
         on_path = shutil.which("nvcc")
         folders += [Path(on_path).parent.parent] if on_path else []
-        folders += [*sorted(Path("/usr/local").glob("cuda*"), reverse=True), Path("/opt/cuda")]
+        folders += [folder for usual in _USUAL for folder in sorted(usual.glob("cuda*"), reverse=True)]
     seen = set()
     for folder in folders:
         nvcc = folder / "bin" / "nvcc"

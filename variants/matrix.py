@@ -224,6 +224,8 @@ def _check_values(file: Path, variant: Variant) -> None:
         raise MatrixError(
             f"{file}: table `cuda`: an architecture is two or three digits.", 'Write compute capability 8.6 as "86", 12.0 as "120".'
         )
+    if table.cuda and (alone := sorted(set(table.cuda.arm) - set(table.cuda.architectures))):
+        raise MatrixError(f"{file}: table `cuda`: `arm` names {alone[0]}.", "Name what also stands in `architectures`.")
     if table.cuda:
         try:
             SpecifierSet(table.cuda.nvcc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -13,15 +14,17 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import archive, matrix, records, run, source
+from . import archive, matrix, plugin, records, run, source, toolchain
 from .errors import SourceError, ToolchainError, UsageError, WheelError
 from .source import ROOT
+from .toolkit import Toolkit
 
 INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
 #: Another package with a ggml of its own, to share a process with (tests/inference/test_loader.py). One environment is enough.
 _NEIGHBOUR = "xllamacpp"
-_GPU_TESTS = "test_gpu.py"
+_GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
+_APART = (_GPU_TESTS, _RPC_TESTS)
 #: Processors that qemu emulates, and the CPU plugin that each must get.
 OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
@@ -82,7 +85,7 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     python = install(wheel, installer, environment, log, tools=tools, base=base)
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
-    counts = _pytest([python], [folder, "--ignore", folder / _GPU_TESTS], log, remedy)
+    counts = _pytest([python], [folder, *(word for name in _APART for word in ("--ignore", folder / name))], log, remedy)
     if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
         for name, count in _pytest([python], [folder / _GPU_TESTS], log, remedy, env).items():
             counts[name] += count
@@ -119,16 +122,39 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
     log = build_dir / "logs" / "old-cpus.log"
     run.remove(log)
     python = install(wheel, "uv", build_dir / "smoke" / "old-cpus", log)
-    for cpu, plugin in OLD_CPUS.items():
-        run.console.print(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {plugin}")
+    for cpu, expected in OLD_CPUS.items():
+        run.console.print(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {expected}")
         # NumPy's OpenBLAS misjudges qemu's Nehalem and dies of SIGILL in its own sanity check.
-        env = {"LLAMA_CPP_TEST_PLUGIN": plugin, "OPENBLAS_CORETYPE": "Nehalem"}
+        env = {"LLAMA_CPP_TEST_PLUGIN": expected, "OPENBLAS_CORETYPE": "Nehalem"}
         tests = ROOT / "tests" / "inference" / "test_inference.py"
         emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
         counts = _pytest(emulated, [tests], log, "The wheel fails on an old processor.", env)
         report = _report(emulated, env)
-        report["processor"] = f"{cpu}, emulated by qemu-user ({plugin})"
+        report["processor"] = f"{cpu}, emulated by qemu-user ({expected})"
         records.add(wheel, what="test_inference.py", installer="uv", **report, **counts)
+
+
+def offload(wheel: Path, build_dir: Path, platform: str) -> None:
+    """Compile ggml's RPC plugin for the wheel's core and run ``tests/inference/test_rpc.py``: offload over loopback.
+
+    Raises:
+        ToolchainError: this machine has no compiler of the system's.
+        CommandError: the plugin does not compile, or a test failed.
+        WheelError: the wheel's core was made by another toolchain than the system's of now.
+    """
+    log = build_dir / "logs" / "offload.log"
+    run.remove(log)
+    tools, upstream = toolchain.find("system", build_dir / "toolchains"), source.vendor()
+    run.console.print(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core")
+    with run.locked(build_dir):
+        made = plugin.build(
+            Toolkit("rpc", (), ""), wheel, upstream, tools, platform, runtime=matrix.Runtime(), jobs=os.cpu_count() or 1, log=log,
+            build_dir=build_dir / f"rpc-{platform}",
+        )  # fmt: skip
+    python = install(wheel, "uv", build_dir / "smoke" / "offload", log)
+    libraries = next((build_dir / "smoke" / "offload").glob("lib/python*/site-packages/llama_cpp/lib"))
+    shutil.copyfile(made.file, libraries / made.file.name)
+    _pytest([python], [ROOT / "tests" / "inference" / _RPC_TESTS], log, "Offload does not give the CPU's answers.")
 
 
 def upstream_tests(wheel: Path, build_dir: Path) -> None:

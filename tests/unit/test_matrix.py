@@ -11,6 +11,7 @@ from variants.errors import MatrixError, UsageError
 
 GOOD = 'summary = "x"\nplatforms = ["linux_x86_64"]\n[smoke]\ndevice = "CPU"\n'
 LABELLED = 'label = "v"\n' + GOOD + '[properties.llama_cpp]\nbackend = ["vulkan"]\n'
+CUDA = '[cuda]\nnvcc = ">=12.8,<13"\n'
 
 
 def write(folder: Path, text: str, name: str = "x.toml") -> Path:
@@ -36,7 +37,7 @@ def test_the_real_matrix_loads_and_is_documented() -> None:
 
 def test_architectures_stand_once(tmp_path: Path) -> None:
     """One list gives `sm_arch`, with M0_virtual for every major that the PTX reaches (PTX 90: from Hopper on)."""
-    text = 'label = "c"\n' + GOOD + '[cuda]\narchitectures = ["61", "90", "120"]\nptx = "90"\n'
+    text = 'label = "c"\n' + GOOD + CUDA + 'architectures = ["61", "90", "120"]\nptx = "90"\n'
     text += '[properties.nvidia]\ncuda_version_lower_bound = ["12.4"]\n'
     assert matrix.read(write(tmp_path, text)).properties == {
         "nvidia": {
@@ -59,8 +60,12 @@ def test_architectures_stand_once(tmp_path: Path) -> None:
             "key `properties.nvidia.backend`: the provider of nvidia knows no feature",
             "metadata.md",
         ),
-        (LABELLED + '[cuda]\narchitectures = ["8.6"]\n', "table `cuda`: an architecture is two or three digits", 'as "86"'),
-        (LABELLED + '[cuda]\nptx = "90"\n', "key `architectures` is missing in `[cuda]`", "docs/variants.md"),
+        (LABELLED + CUDA + 'architectures = ["8.6"]\n', "table `cuda`: an architecture is two or three digits", 'as "86"'),
+        (LABELLED + CUDA + 'ptx = "90"\n', "key `architectures` is missing in `[cuda]`", "docs/variants.md"),
+        (LABELLED + '[cuda]\narchitectures = ["86"]\n', "key `nvcc` is missing in `[cuda]`", "docs/variants.md"),
+        (LABELLED + '[cuda]\nnvcc = "12"\narchitectures = ["86"]\n', '"12" is no version range', ">=12.8,<13"),
+        (LABELLED + CUDA + 'architectures = ["86"]\narm = ["121"]\n', "`arm` names 121", "also stands in `architectures`"),
+        (LABELLED.replace("[", 'plugin = "cuda"\n[', 1), "table `cuda` is missing", "cuda13.toml"),
         (LABELLED + '[rocm]\narchitectures = ["1100"]\n', "the provider of amd has no gfx_arch 1100", "metadata.md"),
         (LABELLED.replace('"vulkan"', '"Vul-kan"'), 'key `properties.llama_cpp.backend`: "Vul-kan" is no value', "PEP 825"),
         (LABELLED.replace('"vulkan"', '"metal"'), "static properties have only", "PEP 825"),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.unit.conftest import Cli
-from variants import errors, toolchain, toolkit
+from variants import cuda, errors, kits, matrix, toolchain, toolkit
 
 
 def test_nobody_knows_the_plugin(cli: Cli) -> None:
-    done = cli("build", "cuda12")
+    done = cli("build", "rocm7")
     assert done.returncode == errors.UsageError.exit_code
-    assert "cuda12 cannot be built yet: it wants ggml's plugin `cuda`" in done.stdout
-    assert "Plugins that can be built: vulkan" in done.stdout
+    assert "rocm7 cannot be built yet: it wants ggml's plugin `hip`" in done.stdout
+    assert "Plugins that can be built: cuda, vulkan" in done.stdout
 
 
 def test_zig_is_refused_for_a_plugin(cli: Cli) -> None:
@@ -41,9 +42,13 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> toolchain.Toolcha
     return toolchain.find("system", tmp_path)
 
 
-def _compiler(folder: Path) -> Path:
+def _request(variant: str, system: toolchain.Toolchain, tree: Path, source: str | None = None) -> toolkit.Request:
+    return toolkit.Request(matrix.load()[variant], system, tree, "linux_x86_64", source)
+
+
+def _compiler(folder: Path, version: str = "12.2.0") -> Path:
     path = folder / "gcc"
-    text = '#!/bin/sh\ncase "$*" in *version*) echo 12.2.0;; *) echo "no such header" >&2; exit 1;; esac\n'
+    text = f'#!/bin/sh\ncase "$*" in *version*) echo {version};; *) echo "no such header" >&2; exit 1;; esac\n'
     path.write_text(text)
     path.chmod(0o755)
     return path
@@ -52,7 +57,7 @@ def _compiler(folder: Path) -> Path:
 def test_missing_toolkit(system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One error with every part, what was found of it, and the command that brings the rest."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    kit = toolkit.find("vulkan", system, tmp_path)
+    kit = kits.find(_request("vulkan", system, tmp_path))
     assert {part.what for part in kit.missing} >= {"glslc", "Vulkan headers", "SPIR-V headers"}
     with pytest.raises(errors.ToolchainError) as caught:
         toolkit.require(kit)
@@ -74,6 +79,145 @@ def test_shader_features(system: toolchain.Toolchain, tmp_path: Path, monkeypatc
     tests.mkdir(parents=True)
     for name in ("coopmat", "integer_dot"):
         (tests / f"{name}.comp").touch()
-    kit = toolkit.find("vulkan", system, tmp_path)
+    kit = kits.find(_request("vulkan", system, tmp_path))
     assert kit.facts == {"glslc": "v2023.2", "shader_features": ["integer_dot"]}
     assert str(glslc) in str(kit.parts[0].found)
+
+
+# -- CUDA -----------------------------------------------------------------------------------------------------------------------
+
+
+def _toolkit(folder: Path, version: str, architectures: str, newest_gcc: int = 15) -> Path:
+    """A folder that looks like an installed CUDA toolkit."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    listed = "; ".join(f"echo compute_{one}" for one in architectures.split())
+    said = f'echo "Cuda compilation tools, release {version[:4]}, V{version}"'
+    nvcc.write_text(f'#!/bin/sh\ncase "$1" in --version) {said};; *) {listed};; esac\n')
+    nvcc.chmod(0o755)
+    for name in ("include/cublas_v2.h", "lib64/stubs/libcuda.so", "include/crt/host_config.h"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"#if __GNUC__ > {newest_gcc}\n#endif\n")
+    return folder
+
+
+ALL = "50 61 70 75 80 86 89 90 100 120"
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine on which nothing but the test's own toolkits is found."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cuda, "_USUAL", (tmp_path / "usr" / "local",))
+    monkeypatch.setenv("PATH", f"{tmp_path}/path/bin")
+
+
+def test_toolkit_of_the_machine(bare: None, system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that fits is taken, from CUDA_HOME, PATH and the usual folders, however new the others are."""
+    monkeypatch.setenv("CUDA_HOME", str(_toolkit(tmp_path / "home", "13.0.88", ALL)))
+    _toolkit(tmp_path / "path", "11.8.89", "50 61 70 75 80 86 89 90")
+    good = _toolkit(tmp_path / "usr" / "local" / "cuda-12.9", "12.9.86", ALL)
+    kit = toolkit.require(kits.find(_request("cuda12", system, tmp_path)))
+    assert f"-DCMAKE_CUDA_COMPILER={good}/bin/nvcc" in kit.cmake
+    assert (
+        "-DCMAKE_CUDA_ARCHITECTURES=61-real;70-real;75-real;80-real;86-real;89-real;90-real;100-real;120-real;90-virtual"
+        in kit.cmake
+    )
+    assert kit.facts["compiler"] == "nvcc 12.9.86"
+
+
+def test_no_fitting_toolkit(bare: None, system: toolchain.Toolchain, tmp_path: Path) -> None:
+    """What was found, where it was looked for, and what to install."""
+    _toolkit(tmp_path / "path", "11.8.89", "50 90")
+    with pytest.raises(errors.ToolchainError) as caught:
+        toolkit.require(kits.find(_request("cuda12", system, tmp_path, "machine")))
+    assert "wanted >=12.4,<13, found 11.8.89" in caught.value.what
+    assert str(tmp_path / "path" / "bin" / "nvcc") in caught.value.what
+    assert "--toolkit /usr/local/cuda-12.9" in caught.value.remedy
+
+
+def test_named_toolkit(bare: None, system: toolchain.Toolchain, tmp_path: Path) -> None:
+    """A folder that the user names is the only one that is looked at."""
+    _toolkit(tmp_path / "path", "13.0.88", ALL)
+    kit = kits.find(_request("cuda13", system, tmp_path, str(tmp_path / "nowhere")))
+    assert [part.what for part in kit.missing] == ["nvcc"]
+    assert f"nothing in {tmp_path / 'nowhere'}" in kit.missing[0].seen
+
+
+def test_nvcc_too_old_for_an_architecture(bare: None, system: toolchain.Toolchain, tmp_path: Path) -> None:
+    _toolkit(tmp_path / "path", "12.4.131", "50 61 70 75 80 86 89 90")
+    request = _request("cuda12", system, tmp_path, "machine")
+    with pytest.raises(errors.ToolchainError) as caught:
+        toolkit.require(kits.find(request))
+    assert "nvcc 12.4.131, which does not know 100, 120" in caught.value.what
+    assert "--arch native" in caught.value.remedy
+    own = toolkit.Request(matrix.narrowed(request.variant, ["86"]), system, tmp_path, "linux_x86_64", "machine")
+    assert "-DCMAKE_CUDA_ARCHITECTURES=86-real" in toolkit.require(kits.find(own)).cmake
+
+
+def test_host_compiler_too_new(bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = _compiler(tmp_path, "16.1.0")
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("CXX", str(compiler))
+    _toolkit(tmp_path / "path", "12.9.86", ALL, newest_gcc=14)
+    with pytest.raises(errors.ToolchainError) as caught:
+        toolkit.require(kits.find(_request("cuda12", toolchain.find("system", tmp_path), tmp_path, "machine")))
+    assert "host compiler: wanted gcc 14 or older, found gcc 16.1.0, too new for this nvcc" in caught.value.what
+    assert "CC=gcc-13" in caught.value.remedy
+
+
+def test_where_a_toolkit_comes_from(
+    bare: None, system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA 13 from the index unless a machine's is asked for; CUDA 12 from the machine, else with clang."""
+    monkeypatch.setenv("LLAMA_CPP_VARIANTS_CACHE", str(tmp_path / "cache"))
+    assert "to be assembled once" in str(kits.find(_request("cuda13", system, tmp_path)).parts[0].found)
+    assert "clang of zig" in str(kits.find(_request("cuda12", system, tmp_path)).parts[0].found)
+    _toolkit(tmp_path / "usr" / "local" / "cuda-13.0", "13.0.88", "75 80 86 89 90 100 110 120 121")
+    assert kits.find(_request("cuda13", system, tmp_path, "machine")).facts["compiler"] == "nvcc 13.0.88"
+    assert "to be assembled once" in str(kits.find(_request("cuda13", system, tmp_path)).parts[0].found)
+    _toolkit(tmp_path / "usr" / "local" / "cuda-12.8", "12.8.93", ALL)
+    assert kits.find(_request("cuda12", system, tmp_path)).facts["compiler"] == "nvcc 12.8.93"
+    assert "clang of zig" in str(kits.find(_request("cuda12", system, tmp_path, "index")).parts[0].found)
+
+
+def test_architectures_of_one_gpu(cli: Cli, tmp_path: Path) -> None:
+    compiler = _compiler(tmp_path)
+    system = {"CC": str(compiler), "CXX": str(compiler)}
+    done = cli("build", "vulkan", "--arch", "86", **system)
+    assert done.returncode == errors.UsageError.exit_code
+    assert "vulkan has no list of NVIDIA architectures" in done.stdout
+    done = cli("build", "cuda13", "--arch", "8.6", **system)
+    assert done.returncode == errors.UsageError.exit_code
+    assert 'Write compute capability 8.6 as "86"' in done.stdout
+    nowhere = tmp_path / "bin"
+    nowhere.mkdir()
+    done = cli("build", "cuda13", "--arch", "native", PATH=str(nowhere), **system)
+    assert done.returncode == errors.UsageError.exit_code
+    assert "nvidia-smi shows no GPU" in done.stdout
+
+
+def test_arm_architectures() -> None:
+    """Machine code for GPUs beside Arm processors goes where they are; the properties of a label are the same everywhere."""
+    table = matrix.load()["cuda13"].table.cuda
+    assert table is not None
+    assert {"110", "121"} <= set(table.compiled("linux_aarch64"))
+    assert not {"110", "121"} & set(table.compiled("linux_x86_64"))
+    assert {"110_real", "121_real"} <= set(table.properties()["nvidia"]["sm_arch"])
+
+
+def test_narrowed_properties() -> None:
+    """A wheel for one architecture says so; one for the whole list stands for what the matrix says, on every platform."""
+    variant = matrix.load()["cuda13"]
+    assert variant.table.cuda is not None
+
+    def built(architectures: list[str], ptx: str, platform: str) -> matrix.Variant:
+        facts = {"toolkit": {"architectures": architectures, "ptx": ptx}}
+        return matrix.as_built(variant, json.dumps(facts).encode(), [platform])
+
+    assert built(["86"], "none", "manylinux_2_35_x86_64").properties["nvidia"]["sm_arch"] == ["86_real"]
+    assert built(["86"], "none", "manylinux_2_35_x86_64").properties["nvidia"]["cuda_version_lower_bound"] == ["13.0"]
+    for platform in ("manylinux_2_28_x86_64", "manylinux_2_28_aarch64"):
+        whole = built(variant.table.cuda.compiled(platform), "90", platform)
+        assert whole.properties == variant.properties
