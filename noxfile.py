@@ -181,6 +181,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def status(session: nox.Session) -> None:
+    """Write docs/runs.md, what was built and what has run where, from the records beside the wheels in dist/."""
+    install(session)
+    session.run("python", "-m", "variants", "status", *session.posargs)
+
+
+@nox.session(default=False)
 def pins(session: nox.Session) -> None:
     """Refresh variants/requirements.txt, the hash-pinned tools of the build."""
     session.install("uv")

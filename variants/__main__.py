@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.markup import escape
 
-from . import bench, build, explain, index, label, listing, machine, matrix, run, serve, smoke, source, toolchain, verify
+from . import bench, build, explain, index, label, listing, machine, matrix, run, serve, smoke, source, status, toolchain, verify
 from .errors import DiskError, UsageError, VariantsError
 
 
@@ -179,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--python", metavar="X.Y", help="default: 3.12")
     why.set_defaults(do=_explain)
 
+    state = step("status", "Collect the records of the wheels in dist/ and write docs/runs.md: what was built, and what ran where.")
+    state.add_argument("--dist", type=Path, default=build.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
+    state.set_defaults(do=_status)
+
     page = step("machines", "Print docs/machines.md: which machine gets which wheel.")
     page.set_defaults(do=lambda _: sys.stdout.write(machine.markdown()) and None)
 
@@ -299,6 +303,13 @@ def _explain(options: argparse.Namespace) -> int:
     else:
         explain.show(answer, options.all)
     return 0 if answer.choice.winner else 1
+
+
+def _status(options: argparse.Namespace) -> None:
+    for file in status.collect(options.dist):
+        run.console.print(f"{status.KEPT / file.name}", markup=False)
+    status.PAGE.write_text(status.markdown(), encoding="utf-8")
+    run.console.print(str(status.PAGE), markup=False)
 
 
 def _label(options: argparse.Namespace) -> None:

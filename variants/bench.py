@@ -1,6 +1,7 @@
-"""The benchmark: our wheel, upstream's own build of the same source, and our wheel on its baseline plugin, in paired runs.
+"""The benchmark: our wheel, upstream's own build of the same source, and a build without AVX, in paired runs.
 
-Every round runs all of them one after the other, so that a busy machine hurts all alike; ratios are taken within a round.
+A plain wheel is compared on the CPU, one with a GPU plugin on its GPU, against upstream built with the same backend. Every round
+runs all of them one after the other, so that a busy machine hurts all alike; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -21,45 +22,60 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from . import archive, metadata, run, smoke, source, toolchain
+from . import archive, kits, machine, matrix, metadata, run, smoke, source, toolchain, toolkit
 from .errors import CommandError, WheelError
 from .source import ROOT
 
 _SCRIPTS = ROOT / "tests" / "bench"
 _PROMPT, _GENERATE = 512, 128
+_LAYERS = 12  # of the model made here (tests/bench/make_model.py)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """How the model is run: its name, threads, and layers on the GPU (-1: all)."""
+
+    name: str
+    threads: int
+    layers: int = 0
 
 
 class Contender(msgspec.Struct, frozen=True):
-    """One of the compared: its name, the Python of its environment, and variables to set."""
+    """One of the compared: its name, the Python of its environment, in which settings it runs, and variables to set."""
 
     name: str
     python: Path
+    settings: tuple[Setting, ...]
     environment: dict[str, str] = {}
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """Ratios ours / theirs within rounds: median, first and third quartile."""
+    """Ratios ours / theirs within rounds: median, first and third quartile, and the lower bound of the median's 95 % confidence
+    interval (percentile bootstrap)."""
 
     median: float
     low: float
     high: float
+    bound: float
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f}; bound {self.bound:.2f})"
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """The paired ratios of two series of the same rounds."""
     values = [a / b for a, b in zip(ours, theirs, strict=True)]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return Ratio(median, low, high)
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(2000))
+    return Ratio(median, low, high, medians[len(medians) // 40])
 
 
 def bench(wheel: Path, build_dir: Path, rounds: int, model: Path | None, native: bool) -> Path:
     """Run the benchmark on `wheel` and return the JSON file with every single measurement.
 
     `model`: a GGUF to run instead of the one made here. `native`: also build upstream's own wheel from its sdist with this
-    machine's compiler, as `pip install` without a wheel does (GGML_NATIVE), and compare with it.
+    machine's compiler, as `pip install` without a wheel does (GGML_NATIVE), and compare with it; for a GPU wheel, with the same
+    backend, and once more without AVX2, FMA and F16C, as upstream's published GPU wheels are.
 
     Raises:
         CommandError: a build or a measurement failed.
@@ -69,40 +85,52 @@ def bench(wheel: Path, build_dir: Path, rounds: int, model: Path | None, native:
     log = build_dir / "logs" / "bench.log"
     run.remove(log)
     ours = smoke.install(wheel, "uv", folder / "ours", log)
-    contenders = [Contender("wheel", ours), Contender("baseline", ours, {"LLAMA_CPP_BACKENDS": "cpu-x64"})]
-    if native:
-        upstream = _upstream_wheel(folder, log)
-        native_bytes = upstream.stat().st_size
-        contenders.append(Contender("native", smoke.install(upstream, "uv", folder / "native", log)))
+    variant = matrix.labelled(archive.split_label(wheel.name)[1])
+    builds: dict[str, Path] = {}
+    if variant and variant.table.plugin:
+        threads = min(8, os.cpu_count() or 1)
+        whole, half = Setting("all layers", threads, -1), Setting("half of the layers", threads, _LAYERS // 2)
+        contenders = [Contender("wheel", ours, (whole, half))]
+        wanted: dict[str, tuple[Setting, ...]] = {"native": (whole, half), "no AVX": (half,)}
+    else:
+        counts = sorted({1, min(2, os.cpu_count() or 1)})
+        settings = tuple(Setting(f"{count} thread{'s' * (count > 1)}", count) for count in counts)
+        contenders = [Contender("wheel", ours, settings), Contender("baseline", ours, settings, {"LLAMA_CPP_BACKENDS": "cpu-x64"})]
+        wanted = {"native": settings}
+    for name, settings in wanted.items() if native else ():
+        builds[name], environment = _upstream_wheel(folder, log, variant, avx=name != "no AVX")
+        python = smoke.install(builds[name], "uv", folder / name.replace(" ", "-"), log)
+        contenders.append(Contender(name, python, settings, environment))
     if model is None:
         model = folder / "random-100M-Q4_K.gguf"
         if not model.exists():
             with run.replacing(model) as part:
                 run.command([ours, _SCRIPTS / "make_model.py", part], log=log, env=run.environment())
-    threads = sorted({1, min(2, os.cpu_count() or 1)})
     results: dict[str, dict[str, list[float]]] = {contender.name: {} for contender in contenders}
     for number in range(rounds):
         order = random.Random(number).sample(contenders, len(contenders))
         for contender in order:
             run.console.print(f"      round {number + 1} of {rounds}: {contender.name}", style="dim")
             row = results[contender.name]
-            for count in threads:
-                for key, value in _measure(contender, "speed", model, count, _PROMPT, _GENERATE).items():
-                    row.setdefault(f"{key}, {count} thread{'s' * (count > 1)}", []).append(value)
+            for setting in contender.settings:
+                given = (model, setting.threads, setting.layers, _PROMPT, _GENERATE)
+                for key, value in _measure(contender, "speed", *given).items():
+                    row.setdefault(f"{key}, {setting.name}", []).append(value)
             for key, value in _measure(contender, "import").items():
                 row.setdefault(key, []).append(value)
     facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
         "wheel": {"name": wheel.name, "sha256": archive.sha256(wheel), "bytes": wheel.stat().st_size},
-        "native": {"bytes": native_bytes} if native else None,
+        "devices": smoke.report([ours], {})["devices"],
+        "builds": {name: {"bytes": path.stat().st_size} for name, path in builds.items()},
         "model": {"name": model.name, "bytes": model.stat().st_size},
         "rounds": rounds,
         "prompt_tokens": _PROMPT,
         "generated_tokens": _GENERATE,
         "results": results,
     }
-    target = folder / "results.json"
+    target = folder / f"{variant.name if variant else 'cpu'}.json"
     with run.replacing(target) as part:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _print(results)
@@ -110,28 +138,53 @@ def bench(wheel: Path, build_dir: Path, rounds: int, model: Path | None, native:
     return target
 
 
-def _upstream_wheel(folder: Path, log: Path) -> Path:
-    """Upstream's own wheel of the pinned version, built from the vendored sdist with this machine's compiler."""
-    target = folder / "upstream-wheel"
+def _upstream_wheel(folder: Path, log: Path, variant: matrix.Variant | None, avx: bool) -> tuple[Path, dict[str, str]]:
+    """Upstream's own wheel of the pinned version, built from the vendored sdist with this machine's compiler, and the variables
+    with which it finds the libraries of its backend.
+
+    With a `variant` that has a plugin, that backend is built in. Without `avx`, the CPU part is what upstream's GPU wheels have.
+    """
+    plugin = variant.table.plugin if variant else None
+    name = "-".join(filter(None, ["upstream", plugin, "" if avx else "no-avx"]))
+    target, build = folder / name, folder / f"{name}-build"
+    tools = toolchain.find("system", folder)
+    defines: list[str] = list(tools.cmake) if plugin else []
+    environment: dict[str, str] = {}
+    upstream = source.vendor()
+    if variant and plugin:
+        request = toolkit.Request(_for_this_gpu(variant), tools, upstream.tree, "linux_x86_64", fetch=True, log=log)
+        kit = toolkit.require(kits.find(request))
+        # The shim of our headers goes in the way that a user has: by the compiler's variable.
+        shims = [define.partition("=")[2] for define in kit.cmake if define.startswith("-DLLAMA_CPP_PLUGIN_INCLUDE=")]
+        environment = {"LD_LIBRARY_PATH": f"{kit.home}/lib64"} if kit.home else {}
+        defines += [f"-DGGML_{plugin.upper()}=ON", "-DGGML_CUDA_NCCL=OFF", *kit.cmake]
+        defines += [] if avx else [f"-DGGML_{name}=OFF" for name in ("NATIVE", "AVX", "AVX2", "FMA", "F16C", "BMI2")]
     found = list(target.glob("*.whl"))
     if not found:
-        upstream = source.vendor()
         copy = folder / "upstream-source"  # its build writes libraries into its own tree
         run.remove(copy)
         shutil.copytree(upstream.tree, copy)
-        tools = toolchain.find("system", folder)
-        run.console.print(f"building upstream's own wheel with {tools.name} (some minutes)")
+        run.console.print(f"building upstream's own wheel ({name}) with {tools.name} (some minutes)")
         env = run.environment()
         env.pop("SOURCE_DATE_EPOCH", None)  # ggml takes it as a wish for a portable build
+        if plugin and shims:
+            env["CPLUS_INCLUDE_PATH"] = shims[0]
         command: list[str | Path] = [
             sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", target,
-            "-Ccmake.build-type=Release", f"-Cbuild-dir={folder / 'upstream-build'}", copy,
+            "-Ccmake.build-type=Release", f"-Cbuild-dir={build}",
+            *(f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines), copy,
         ]  # fmt: skip
         run.command(command, log=log, env=env)
         found = list(target.glob("*.whl"))
     if len(found) != 1:
         raise WheelError(f"{len(found)} wheels of upstream's in {target}.", "Remove that folder and run again.")
-    return found[0]
+    return found[0], environment
+
+
+def _for_this_gpu(variant: matrix.Variant) -> matrix.Variant:
+    """The variant for the GPUs of this machine alone, where it has a list of architectures: what a build from source compiles."""
+    found = [sm.replace(".", "") for sm in machine.detect().sm]
+    return matrix.narrowed(variant, found) if variant.table.cuda and found else variant
 
 
 def _measure(contender: Contender, *arguments: object) -> dict[str, float]:
@@ -160,8 +213,9 @@ def _print(results: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     for heading in ("", "wheel", *others, *(f"wheel / {name}" for name in others)):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "" else "right")
     for key, ours in results["wheel"].items():
-        cells = [f"{_shown(key, statistics.median(row[key]))}" for row in results.values()]
-        table.add_row(key, *cells, *(str(ratio(ours, results[name][key])) for name in others))
+        cells = [_shown(key, statistics.median(row[key])) if key in row else "" for row in results.values()]
+        rows = [results[name].get(key) for name in others]
+        table.add_row(key, *cells, *(str(ratio(ours, row)) if row else "" for row in rows))
     run.console.print(table, width=max(run.console.width, 120))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform as host
 import shutil
 import sysconfig
 from collections.abc import Sequence
@@ -13,7 +15,23 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from . import archive, assemble, core, kits, label, machine, matrix, plugin, repair, run, source, toolchain, toolkit, verify
+from . import (
+    archive,
+    assemble,
+    core,
+    kits,
+    label,
+    machine,
+    matrix,
+    plugin,
+    records,
+    repair,
+    run,
+    source,
+    toolchain,
+    toolkit,
+    verify,
+)  # fmt: skip
 from .errors import UsageError, VariantsError
 from .matrix import Variant
 from .source import ROOT
@@ -184,7 +202,18 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
         verify.require(finished)
     with steps.step("publish", f"{_short(DIST / finished.name)}"), run.replacing(DIST / finished.name) as part:
         shutil.copyfile(finished, part)
+    _record(DIST / finished.name, tools, kit)
     return Built(variant.name, DIST / finished.name, steps.done, tools.cache)
+
+
+def _record(wheel: Path, tools: toolchain.Toolchain, kit: toolkit.Toolkit | None) -> None:
+    """Write down with what the wheel was built, beside it."""
+    told = [tools.name]
+    for name, value in kit.facts.items() if kit else ():
+        told.append(f"{name.replace('_', ' ')} {', '.join(value) or 'none' if isinstance(value, list) else value}")
+    with contextlib.suppress(OSError):  # the wheel is what was asked for
+        here = {"processor": host.machine(), "system": machine.system(), "python": host.python_version()}
+        records.add(wheel, what=records.BUILT, installer="", devices="", tools="; ".join(told), **here)
 
 
 def _epoch(upstream: source.Upstream) -> int:

@@ -140,6 +140,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
             "-DGGML_ALL_WARNINGS=OFF",
         ),
         {"compiler": clang, "architectures": architectures, "ptx": table.ptx or "none"},
+        home,
     )
 
 
@@ -245,6 +246,7 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         "\n".join(remedies) or _remedy(request),
         _cmake(request, table, home, nvcc),
         {"compiler": f"nvcc {version}", "architectures": architectures, "ptx": table.ptx or "none"},
+        home,
     )
 
 
@@ -257,7 +259,8 @@ def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[s
     listed = [f"{one}-real" for one in table.compiled(request.platform)] + ([f"{table.ptx}-virtual"] if table.ptx else [])
     arguments = [
         f"-DCMAKE_CUDA_COMPILER={compiler}", f"-DCUDAToolkit_ROOT={home}", f"-DCMAKE_CUDA_HOST_COMPILER={request.toolchain.cxx}",
-        "-DCMAKE_CUDA_RUNTIME_LIBRARY=Shared", f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(listed)}",
+        "-DCMAKE_CUDA_RUNTIME_LIBRARY=None",  # ggml names the shared one itself
+        f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(listed)}",
     ]  # fmt: skip
     if request.toolchain.launcher:
         arguments.append(f"-DCMAKE_CUDA_COMPILER_LAUNCHER={request.toolchain.launcher}")

@@ -90,7 +90,7 @@ def build_index(dist: Path, site: Path, options: Options | None = None) -> list[
         mine.reverse()  # newest first
         name = "index.html" if project == front_project else f"{project}.html"
         own = {version: info for (of, version), info in merged.items() if of == project}
-        runs = {file.name: records.read(dist / file.name, file.sha256) for file in mine}
+        runs = {file.name: records.runs(dist / file.name, file.sha256) for file in mine}
         pages.write(
             site / name, front.render(project, mine, _listing(mine, own), runs, options.site_url, options.base_url).encode()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform as host
 import re
 import shutil
 import subprocess
@@ -277,3 +278,12 @@ def markdown(rows: Sequence[Row] | None = None) -> str:
         uv = f"{row.uv}, since it lacks the provider of `{row.lacks}`" if row.uv else row.gets
         lines.append(f"| {row.name} | {row.gets} | {uv} | {'nothing' if row.gets == 'nothing' else 'plain'} |")
     return "\n".join(lines) + "\n"
+
+
+def system() -> str:
+    """The operating system by its own name, and the architecture."""
+    try:
+        name = host.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        name = host.system()
+    return f"{name}, {host.machine()}"

@@ -1,4 +1,4 @@
-"""What has run where: a file beside each wheel in ``dist/`` that ``test_variant`` adds to and the index shows."""
+"""How a wheel was built and where it has run: a file beside each in ``dist/`` that builds and tests add to and the index shows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import msgspec
 
 from . import archive, run
 
-_SUFFIX = ".runs.json"
+SUFFIX = ".runs.json"
+#: The `what` of a build, whose record has no installer, devices or tests.
+BUILT = "build"
 
 
 class Record(msgspec.Struct, frozen=True, order=True):
-    """One run of the smoke inference: the `date` (UTC), the wheel's `sha256`, `what` (the test), the `processor` with its plugin,
-    `system` and `python` it ran on, the `installer`, the `devices` that ggml saw, and the tests `passed` and `skipped`."""
+    """One run of the smoke inference, or the build: the `date` (UTC), the wheel's `sha256`, `what` (the test), the `processor` with
+    its plugin, `system` and `python` it ran on, the `installer`, the `devices` that ggml saw, the tests `passed` and `skipped`, and
+    the `tools` of a build."""
 
     date: str
     sha256: str
@@ -25,8 +28,9 @@ class Record(msgspec.Struct, frozen=True, order=True):
     python: str
     installer: str
     devices: str
-    passed: int
-    skipped: int
+    passed: int = 0
+    skipped: int = 0
+    tools: str = ""
 
 
 def add(wheel: Path, **facts: object) -> None:
@@ -45,9 +49,23 @@ def read(wheel: Path, sha256: str | None = None) -> list[Record]:
     file = _beside(wheel)
     if file.exists():
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            rows = msgspec.json.decode(file.read_bytes(), type=list[Record])
+            rows = decode(file.read_bytes())
     return [row for row in rows if row.sha256 == (sha256 or archive.sha256(wheel))] if rows else []
 
 
+def runs(wheel: Path, sha256: str | None = None) -> list[Record]:
+    """As :func:`read`, without the build."""
+    return [row for row in read(wheel, sha256) if row.what != BUILT]
+
+
+def decode(content: bytes) -> list[Record]:
+    """The records in a file.
+
+    Raises:
+        msgspec.DecodeError: it is none of ours.
+    """
+    return msgspec.json.decode(content, type=list[Record])
+
+
 def _beside(wheel: Path) -> Path:
-    return wheel.with_name(wheel.name + _SUFFIX)
+    return wheel.with_name(wheel.name + SUFFIX)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import archive, matrix, plugin, records, run, source, toolchain
+from . import archive, machine, matrix, plugin, records, run, source, toolchain
 from .errors import SourceError, ToolchainError, UsageError, WheelError
 from .source import ROOT
 from .toolkit import Toolkit
@@ -89,8 +88,7 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
         for name, count in _pytest([python], [folder / _GPU_TESTS], log, remedy, env).items():
             counts[name] += count
-    report = _report([python], {})
-    records.add(wheel, what="tests/inference", installer=installer, **report, **counts)
+    records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
 
 
 def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
@@ -129,9 +127,8 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
         tests = ROOT / "tests" / "inference" / "test_inference.py"
         emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
         counts = _pytest(emulated, [tests], log, "The wheel fails on an old processor.", env)
-        report = _report(emulated, env)
-        report["processor"] = f"{cpu}, emulated by qemu-user ({expected})"
-        records.add(wheel, what="test_inference.py", installer="uv", **report, **counts)
+        facts = report(emulated, env) | {"processor": f"{cpu}, emulated by qemu-user ({expected})"}
+        records.add(wheel, what="test_inference.py", installer="uv", **facts, **counts)
 
 
 def offload(wheel: Path, build_dir: Path, platform: str) -> None:
@@ -204,7 +201,7 @@ def _pytest(
     return counts
 
 
-def _report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dict[str, str]:
+def report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dict[str, str]:
     """System, Python, and the devices that ggml computes on, as the installed package's own report has them."""
     answer = run.output([*python, "-m", "llama_cpp", "--json"], env=run.environment(**environment))
     try:
@@ -215,13 +212,4 @@ def _report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dic
     processor = f"{devices.pop('CPU', 'unknown processor')} ({report['cpu']['plugin']})"
     computed = ", ".join(["CPU", *(f"{name} ({text})" for name, text in devices.items())])
     python_version = " ".join(report["python"].split()[:2])  # what follows is a path
-    return {"system": _system(), "python": python_version, "processor": processor, "devices": computed}
-
-
-def _system() -> str:
-    """The operating system by its own name, and the architecture."""
-    try:
-        name = platform.freedesktop_os_release()["PRETTY_NAME"]
-    except OSError:
-        name = platform.system()
-    return f"{name}, {platform.machine()}"
+    return {"system": machine.system(), "python": python_version, "processor": processor, "devices": computed}

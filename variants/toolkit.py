@@ -40,13 +40,15 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Toolkit(msgspec.Struct, frozen=True):
-    """All parts of a plugin's toolkit, the CMake arguments that make use of them, and `facts` for the wheel's report (JSON)."""
+    """All parts of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), and the
+    toolkit's folder, where it is one."""
 
     plugin: str
     parts: tuple[Part, ...]
     remedy: str
     cmake: tuple[str, ...] = ()
     facts: dict[str, str | list[str]] = {}
+    home: Path | None = None
 
     @property
     def missing(self) -> list[Part]:

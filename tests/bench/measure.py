@@ -1,6 +1,7 @@
 """Measure the installed llama_cpp once and print one JSON object. Run in a process of its own by ``variants/bench.py``.
 
-measure.py speed MODEL THREADS PROMPT GENERATE    tokens per second of prompt and generation, peak memory
+measure.py speed MODEL THREADS LAYERS PROMPT GENERATE    tokens per second of prompt and generation, peak memory; LAYERS go to
+                                                         the GPU (-1: all), and it is an error if there is none
 measure.py import                                 seconds of `import llama_cpp`, memory after it
 """
 
@@ -26,15 +27,17 @@ def importing() -> dict[str, float]:
     return {"import_seconds": time.perf_counter() - begin, "import_memory": memory()}
 
 
-def speed(path: str, threads: int, prompt: int, generate: int) -> dict[str, float]:
+def speed(path: str, threads: int, layers: int, prompt: int, generate: int) -> dict[str, float]:
     import llama_cpp
 
-    model = llama_cpp.Llama(
-        path, n_ctx=prompt + generate + 16, n_batch=512, n_threads=threads, n_threads_batch=threads, n_gpu_layers=0, verbose=False
-    )
+    settings = {"n_threads": threads, "n_threads_batch": threads, "n_gpu_layers": layers}
+    model = llama_cpp.Llama(path, n_ctx=prompt + generate + 16, n_batch=512, verbose=False, **settings)
+    if layers and not llama_cpp.llama_supports_gpu_offload():
+        sys.exit("there is no GPU that this package can use")
     tokens = [1, *((7919 * i) % (model.n_vocab() - 300) + 259 for i in range(prompt - 1))]
-    model.eval(tokens[:32])  # first touch of the weights
-    model.reset()
+    for warm in (tokens, tokens[:1]):  # first touch of the weights; a GPU's kernels are compiled or fetched at first use
+        model.eval(warm)
+        model.reset()
     begin = time.perf_counter()
     model.eval(tokens)
     middle = time.perf_counter()

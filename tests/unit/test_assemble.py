@@ -199,4 +199,4 @@ def test_users_flags_stay_out() -> None:
 def test_ratio() -> None:
     found = bench.ratio([2.0, 4.0, 6.0], [2.0, 2.0, 2.0])
     assert (found.low, found.median, found.high) == (1.5, 2.0, 2.5)
-    assert str(bench.ratio([1.0], [2.0])) == "0.50 (0.50 to 0.50)"
+    assert str(bench.ratio([1.0], [2.0])) == "0.50 (0.50 to 0.50; bound 0.50)"

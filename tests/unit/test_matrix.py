@@ -65,7 +65,7 @@ def test_architectures_stand_once(tmp_path: Path) -> None:
         (LABELLED + '[cuda]\narchitectures = ["86"]\n', "key `nvcc` is missing in `[cuda]`", "docs/variants.md"),
         (LABELLED + '[cuda]\nnvcc = "12"\narchitectures = ["86"]\n', '"12" is no version range', ">=12.8,<13"),
         (LABELLED + CUDA + 'architectures = ["86"]\narm = ["121"]\n', "`arm` names 121", "also stands in `architectures`"),
-        (LABELLED.replace("[", 'plugin = "cuda"\n[', 1), "table `cuda` is missing", "cuda13.toml"),
+        ('plugin = "cuda"\n' + LABELLED, "table `cuda` is missing", "cuda13.toml"),
         (LABELLED + '[rocm]\narchitectures = ["1100"]\n', "the provider of amd has no gfx_arch 1100", "metadata.md"),
         (LABELLED.replace('"vulkan"', '"Vul-kan"'), 'key `properties.llama_cpp.backend`: "Vul-kan" is no value', "PEP 825"),
         (LABELLED.replace('"vulkan"', '"metal"'), "static properties have only", "PEP 825"),
