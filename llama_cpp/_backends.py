@@ -142,18 +142,18 @@ def _is_open(name: str) -> bool:
     return True
 
 
-def _open_packages(facts: dict[str, Any]) -> None:
+def _open_packages(facts: dict[str, Any]) -> str:
     """Open the libraries that other packages bring for a plugin (NVIDIA's), wherever in ``sys.path`` those packages are.
 
-    The plugin's own RPATH reaches them in the same site-packages only: not from ``--user`` or ``--target`` folders, nor through
-    environments laid over another. What is open already stays the one that is used, and what is nowhere here is left to the
-    system's search (a CUDA toolkit).
+    Returns why the driver's own library is not there, where it is not; then nothing else is opened. The plugin's own RPATH reaches
+    them in the same site-packages only: not from ``--user`` or ``--target`` folders, nor through environments laid over another.
+    What is open already stays the one that is used, and what is nowhere here is left to the system's search (a CUDA toolkit).
     """
     for name in facts.get("system", []):
         try:
             ctypes.CDLL(name)
-        except OSError:
-            return  # no driver: the plugin will not open, so spare the time
+        except OSError as error:
+            return f"{error} (it comes with the GPU's driver)"
     beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     folders = [pathlib.Path(entry or ".") for entry in dict.fromkeys([beside, *sys.path])]
     for folder, names in facts.get("libraries", {}).items():
@@ -163,13 +163,12 @@ def _open_packages(facts: dict[str, Any]) -> None:
             if file is not None:
                 with contextlib.suppress(OSError):  # damaged, say: the plugin's own error tells it
                     ctypes.CDLL(str(file))
+    return ""
 
 
 def _remedy(facts: dict[str, Any], reason: str) -> str:
-    """What helps, where `reason` names a library that the plugin lacks."""
+    """The reason, and what helps where it names a library that packages bring."""
     lacking = reason.split(":")[0].strip()
-    if lacking in facts.get("system", []):
-        return f"{reason} (it comes with the GPU's driver)"
     brought = {name for names in facts.get("libraries", {}).values() for name in names}
     if lacking in brought and "cannot open" in reason:
         packages = " ".join(f'"{requirement}"' for requirement in facts.get("requires", []))
@@ -257,7 +256,7 @@ class _Backends:
     def _load(self, plugin: Plugin) -> bool:
         before = self.ggml.ggml_backend_dev_count()
         facts = _described(self.lib_dir, plugin.name)
-        _open_packages(facts)
+        no_driver = _open_packages(facts)
         guard = self._guard() if plugin in self.gpu else None
         why = ctypes.c_char_p()
         path = os.fsencode(str(plugin.path))
@@ -276,7 +275,7 @@ class _Backends:
                     self._try_devices(guard, plugin, handle, before)
         else:
             reason = text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason"
-            plugin.settle(FAILED, _remedy(facts, reason))
+            plugin.settle(FAILED, no_driver or _remedy(facts, reason))
         return plugin.state == LOADED
 
     def _guard(self) -> ctypes.CDLL | None:

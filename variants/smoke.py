@@ -50,9 +50,11 @@ def install(
     run.remove(environment)
     python = environment / "bin" / "python"
     env = run.environment()
-    if archive.split_label(wheel.name)[1]:  # a labelled file by its path: uv wants the feature, pip cannot read the name
+    if label := archive.split_label(wheel.name)[1]:  # a labelled file by its path: uv wants the feature, pip cannot read the name
         env["UV_PREVIEW_FEATURES"] = "wheel-variants"
-        if installer == "pip":
+        if installer == "uv" and not _fits(label):
+            run.console.print(f"      no installer gives {label} to this machine: installed under its plain name", style="dim")
+        if installer == "pip" or not _fits(label):
             with run.replacing(environment.parent / archive.plain_path(wheel).name) as part:
                 shutil.copyfile(wheel, part)
             wheel = environment.parent / archive.plain_path(wheel).name
@@ -68,6 +70,12 @@ def install(
         run.command([base, "-m", "venv", environment], log=log, remedy=f"Is {base} a Python with venv?")
         run.command([python, "-m", "pip", "install", what, *tools], log=log, env=run.environment(), remedy=remedy)
     return python
+
+
+def _fits(label: str) -> bool:
+    """Does this machine have what a wheel with this label stands for? Without it the CPU half of the tests is run."""
+    variant = matrix.labelled(label)
+    return variant is None or "nvidia" not in variant.properties or bool(machine.detect().sm)
 
 
 def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executable) -> None:
