@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from .errors import BusyError, CommandError, DiskError
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 _TAIL_LINES = 25
 _HEARTBEAT_SECONDS = 20.0
 _TINY_DISK = 16 * 2**20  # bytes; with less free space a compiler has most probably failed for that

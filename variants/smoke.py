@@ -110,7 +110,8 @@ def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
     if compiler and source_file.is_file():
         library = build_dir / "smoke" / f"failing_{variant.table.plugin}.so"
         library.parent.mkdir(parents=True, exist_ok=True)
-        run.output([compiler, "-shared", "-fPIC", "-O1", source_file, "-o", library, "-ldl"])
+        name = variant.table.runtime.system[0] if variant.table.plugin == "cuda" else library.name  # CUDA's stands for the driver
+        run.output([compiler, "-shared", "-fPIC", "-O1", f"-Wl,-soname,{name}", source_file, "-o", library, "-ldl"])
         env |= {"LLAMA_CPP_TEST_FAILING_DRIVER": str(library)} if library.exists() else {}
     return env
 

@@ -55,3 +55,7 @@ int * llama_cpp_guard_depth(void) {
 bool llama_cpp_guard_lost(void) {
     return lost;
 }
+
+void llama_cpp_guard_set_lost(bool yes) {
+    lost = yes;
+}

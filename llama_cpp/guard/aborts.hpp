@@ -4,6 +4,8 @@
 extern "C" {
 // How many guarded functions this thread is inside of.
 __attribute__((visibility("default"))) int * llama_cpp_guard_depth(void);
-// Has a backend given up in this process?
+// Has a backend given up in this process, and something of it is left?
 __attribute__((visibility("default"))) bool llama_cpp_guard_lost(void);
+// Says so, or takes it back, where the whole plugin has been given up.
+__attribute__((visibility("default"))) void llama_cpp_guard_set_lost(bool yes);
 }

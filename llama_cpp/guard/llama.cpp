@@ -12,20 +12,35 @@
 
 #include <unistd.h>
 
+#include <cstring>
+#include <mutex>
 #include <string>
 
 using guard::FAILED;
 
 namespace {
 
-// What a model may still use after a backend gave up: the CPU alone. One that asks for the GPU is refused.
+// Takes every plugin but the CPU's off ggml's list, so that nobody asks a lost device anything. They stay mapped: contexts that
+// still live point into them.
+void forget_plugins() {
+    for (size_t i = ggml_backend_reg_count(); i-- > 0;) {
+        ggml_backend_reg_t plugin = ggml_backend_reg_get(i);
+        Dl_info info;
+        if (std::strcmp(ggml_backend_reg_name(plugin), "CPU") != 0 && dladdr(plugin, &info)) {
+            dlopen(info.dli_fname, RTLD_LAZY | RTLD_NODELETE);
+            ggml_backend_unload(plugin);
+        }
+    }
+}
+
+// What a model may still use after a backend gave up: the CPU. One that asks for the GPU is refused.
 llama_model_params usable(llama_model_params params) {
-    static ggml_backend_dev_t none[] = { nullptr };
     if (llama_cpp_guard_lost()) {
+        static std::once_flag once;
+        std::call_once(once, forget_plugins);
         if (params.n_gpu_layers != 0) {
             throw std::runtime_error("the GPU failed earlier in this process; start a new one to use it again");
         }
-        params.devices = none;
     }
     return params;
 }
@@ -67,6 +82,7 @@ extern "C" __attribute__((visibility("default"))) void * llama_cpp_backend_load(
     } catch (...) {
         reason = "unknown exception";
     }
+    llama_cpp_guard_set_lost(false);  // nothing of the plugin is used
     *why = reason.c_str();
     return nullptr;
 }
@@ -89,6 +105,7 @@ extern "C" __attribute__((visibility("default"))) const char * llama_cpp_device_
     } catch (...) {
         reason = "unknown exception";
     }
+    llama_cpp_guard_set_lost(false);  // the plugin is taken out
 #ifdef __GLIBC__  // nothing else tells a handler the status
     static const int once = on_exit([](int status, void *) { std::fflush(nullptr); _exit(status); }, nullptr);
     (void) once;

@@ -21,6 +21,8 @@ from typing import Any, Callable
 import llama_cpp
 import numpy as np
 import pytest
+import tiny
+from gguf import GGMLQuantizationType as Type
 from oracle import Oracle
 from test_inference import load, prompt
 
@@ -131,20 +133,98 @@ def test_partial_offload_and_two_models(gguf_file: Models, device: str) -> None:
 
 
 def test_reload(gguf_file: Models, device: str) -> None:
-    """Twenty times loaded and freed: no growth of the process beyond what the first loads cost."""
+    """Twenty times loaded and freed: neither the process nor what the device holds grows beyond what the first loads cost."""
     script = """
         def resident():
             return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        sizes = []
+        sizes, free = [], []
         for _ in range(20):
             model = load(sys.argv[1])
             model.eval([1, 50, 60])
             model.close()
             sizes.append(resident())
-        print(json.dumps(sizes))
+            free.append(device_memory())
+        print(json.dumps([sizes, free]))
     """
-    sizes = answer(python(script, gguf_file("F16")))
+    sizes, free = answer(python(MEMORY + textwrap.dedent(script), gguf_file("F16")))
     assert sizes[-1] - sizes[9] < 8_000_000, sizes
+    assert free[9] - free[-1] < 8_000_000, free
+
+
+#: `device_memory`: bytes free on the first GPU; `take`: take memory of the device until less than so many bytes can be had.
+MEMORY = """
+def first():
+    ggml = llama_cpp._backends.state.ggml
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    llama_cpp._backends.state.ask(gpu=True)
+    for index in range(ggml.ggml_backend_dev_count()):
+        device = ctypes.c_void_p(ggml.ggml_backend_dev_get(ctypes.c_size_t(index)))
+        if ggml.ggml_backend_dev_type(device) in (1, 2):
+            return ggml, device
+def device_memory():
+    ggml, device = first()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+    return free.value
+def take(rest):
+    ggml, device = first()
+    ggml.ggml_backend_dev_buffer_type.restype = ggml.ggml_backend_buft_alloc_buffer.restype = ctypes.c_void_p
+    kind = ctypes.c_void_p(ggml.ggml_backend_dev_buffer_type(device))
+    size, taken, most = 1 << 30, 0, 2 * device_memory()
+    while size > rest and taken <= most:
+        if ggml.ggml_backend_buft_alloc_buffer(kind, ctypes.c_size_t(size)):
+            taken += size
+        else:
+            size //= 2
+    return taken <= most
+"""
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose weights take 140 MB, evenly over eight layers."""
+    shape = tiny.Shape(dim=512, layers=8, heads=8, kv_heads=4, hidden=2048)
+    return tiny.write(tmp_path_factory.mktemp("big") / "big-F32.gguf", Type.F32, shape)
+
+
+TOO_BIG = """
+try:
+    load(sys.argv[1])
+    whole = "loaded"
+except Exception as problem:
+    whole = type(problem).__name__
+model = load(sys.argv[1], n_gpu_layers=2, logits_all=True)
+tokens = json.loads(sys.argv[2])
+model.eval(tokens)
+print(json.dumps([whole, model.scores[len(tokens) - 1].tolist(), loaded()]))
+"""
+
+
+def test_too_little_memory(big: Path, device: str) -> None:
+    """A device with less memory left than the model needs: an error of Python's for the whole, NumPy's logits with what fits."""
+    script = """
+        load(sys.argv[1], n_gpu_layers=1)
+        if not take(100_000_000):
+            print(json.dumps("this driver hands out more memory than it has"))
+            sys.exit()
+    """
+    tokens = prompt(24)
+    found = answer(python(MEMORY + textwrap.dedent(script) + TOO_BIG, big, json.dumps(tokens)))
+    if isinstance(found, str):
+        pytest.skip(found)
+    whole, logits, _ = found
+    assert whole == "ValueError"
+    assert np.abs(np.array(logits) - Oracle(big).logits(tokens)[-1]).max() < TOLERANCE["F32"]
+
+
+@pytest.mark.skipif(PREFIX != "CUDA" or FAILING_DRIVER is None, reason="only CUDA's failing driver pretends a device, with a size")
+def test_too_little_memory_on_a_pretended_device(big: Path) -> None:
+    """The same without a GPU, as far as that goes: the whole is refused as upstream does, two layers are accepted."""
+    assert FAILING_DRIVER is not None
+    done = python(TOO_BIG, big, json.dumps(prompt(24)), LD_PRELOAD=FAILING_DRIVER, DEVICE_MEMORY="100000000")
+    whole, _, plugins = answer(done)
+    assert whole == "ValueError"
+    assert plugins == ["cuda"]
 
 
 def test_cpu_only_never_opens_the_plugin(gguf_file: Models) -> None:
@@ -200,15 +280,26 @@ def test_plugin_of_another_core(gguf_file: Models, tmp_path: Path) -> None:
     text, state, reason = answer(python(script, gguf_file("F16"), LLAMA_CPP_LIB_PATH=str(lib), PYTHONWARNINGS="ignore"))
     assert text
     assert state == "failed"
+    if "it comes with the GPU's driver" in reason:
+        pytest.skip(f"the driver is missed before the core: {reason}")
     assert f"libggml-base-{fingerprint[::-1].decode()}.so" in reason
 
 
 failing = pytest.mark.skipif(FAILING_DRIVER is None, reason="no driver that fails on command was compiled (it takes a C compiler)")
 
 
+@pytest.fixture
+def failing_device(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment in which the device fails on command. CUDA's pretends one; Vulkan's stands before a real driver."""
+    assert FAILING_DRIVER is not None
+    if PREFIX != "CUDA":
+        request.getfixturevalue("device")
+    return {"LD_PRELOAD": FAILING_DRIVER}
+
+
 @failing
 @pytest.mark.parametrize(("where", "number"), [("compute", 2), ("synchronize", 3)])
-def test_failing_device(gguf_file: Models, where: str, number: int, device: str) -> None:
+def test_failing_device(gguf_file: Models, where: str, number: int, failing_device: dict[str, str]) -> None:
     """The device fails at that moment: upstream's Python error each time, a living process, and the CPU still computes."""
     script = """
         driver = ctypes.c_int.in_dll(ctypes.CDLL(None), "failing_driver")
@@ -225,10 +316,10 @@ def test_failing_device(gguf_file: Models, where: str, number: int, device: str)
             except Exception as problem:
                 seen.append(type(problem).__name__)
         driver.value = 0
+        model.close()
         print(json.dumps([seen, generate(path, n_gpu_layers=0)]))
     """
-    assert FAILING_DRIVER is not None
-    done = python(script, gguf_file("F16"), number, LD_PRELOAD=FAILING_DRIVER)
+    done = python(script, gguf_file("F16"), number, **failing_device)
     seen, text = answer(done)
     assert seen[0] == "RuntimeError", (seen, done.stderr[-2000:])
     assert "nothing" not in seen
@@ -236,7 +327,7 @@ def test_failing_device(gguf_file: Models, where: str, number: int, device: str)
 
 
 @failing
-def test_device_that_cannot_be_made(gguf_file: Models, device: str) -> None:
+def test_device_that_cannot_be_made(gguf_file: Models, failing_device: dict[str, str]) -> None:
     """The plugin is given up with the driver's own reason, a warning says so, and every model computes on the CPU."""
     script = """
         import warnings
@@ -248,11 +339,10 @@ def test_device_that_cannot_be_made(gguf_file: Models, device: str) -> None:
         print(json.dumps([texts, plugin.state, plugin.reason, [str(row.message) for row in caught]]))
         sys.exit(7)
     """
-    assert FAILING_DRIVER is not None
-    done = python(script, gguf_file("F16"), LD_PRELOAD=FAILING_DRIVER)
+    done = python(script, gguf_file("F16"), **failing_device)
     assert done.returncode == 7, done.stderr
     texts, state, reason, warned = json.loads(done.stdout.splitlines()[-1])
     assert texts[0] == texts[1] == texts[2]
     assert state == "failed"
-    assert "ErrorInitializationFailed" in reason
+    assert {"CUDA": "CUDA error", "Vulkan": "ErrorInitializationFailed"}[PREFIX] in reason
     assert any("they stay on the CPU" in text for text in warned)

@@ -1,7 +1,8 @@
 """Offload to another process over loopback: ggml's RPC plugin computes on the same CPU code, so every logit is bit-equal.
 
 `nox -s offload` compiles the plugin for the wheel's core, puts it beside the wheel's own, and runs this. The server is a process of
-ours on 127.0.0.1. It can be killed, which is how a device that fails in the middle of a computation is shown without a device.
+ours on 127.0.0.1, which can be killed. (Once connected, ggml-rpc talks to it in a thread of its own and gives up there, which ends
+the process: nothing outside that thread can catch it. The plugin is for tests and is in no wheel.)
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def client(server: tuple[str, subprocess.Popen[bytes]], path: Path, script: str)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", ["F32", "Q4_K"])
+@pytest.mark.parametrize("kind", ["F32", "F16"])
 def test_bit_equal(gguf_file: Models, kind: str, server: tuple[str, subprocess.Popen[bytes]]) -> None:
-    """Whole and partial offload give the bits of the CPU."""
+    """Whole and partial offload give the bits of the CPU. (Quantised weights do not: alone, the CPU rearranges them.)"""
     script = """
         tokens = [1, *range(3, 50)]
         alone = logits(load(n_gpu_layers=0), tokens)
@@ -102,54 +103,24 @@ def test_bit_equal(gguf_file: Models, kind: str, server: tuple[str, subprocess.P
     assert client(server, gguf_file(kind), script) == [[True, True], 2]
 
 
-@pytest.mark.parametrize("where", ["decode", "synchronize"])
-def test_device_that_gives_up(gguf_file: Models, where: str, server: tuple[str, subprocess.Popen[bytes]]) -> None:
-    """The server dies: the backend gives up (GGML_ABORT), which is upstream's error each time; the process lives, its models can be
-    closed, the CPU computes, and a new model for the lost device is refused with the reason."""
+def test_device_gone_before_the_model(gguf_file: Models, server: tuple[str, subprocess.Popen[bytes]]) -> None:
+    """The server is gone when a model wants its device: the backend gives up (GGML_ABORT, not an exception), which is upstream's
+    error; the next model for the lost device is refused, and the CPU computes."""
     script = f"""
         attach()
-        model, other = load(), load()
-        before = logits(model, [1, 50, 60]).shape
         os.kill(server, {int(signal.SIGKILL)})
         seen = []
-        for _ in range(3):
+        for _ in range(2):
             try:
-                if {where!r} == "decode":
-                    model.eval([70, 71])
-                else:
-                    model._ctx.get_state_size()
-                    llama_cpp.llama_synchronize(model.ctx)
-                    model.eval([70, 71])
-                seen.append("nothing")
+                load()
+                seen.append("loaded")
             except Exception as problem:
                 seen.append(type(problem).__name__)
-        model.close()
-        other.close()
-        try:
-            load()
-            seen.append("loaded")
-        except Exception as problem:
-            seen.append(type(problem).__name__)
         cpu = load(n_gpu_layers=0)
         text = cpu.create_completion("the hat", max_tokens=8, temperature=0.0)["choices"][0]["text"]
         cpu.close()
         print(json.dumps([seen, text]))
     """
     seen, text = client(server, gguf_file("F16"), script)
-    assert seen == ["RuntimeError"] * 3 + ["ValueError"], seen
+    assert seen == ["ValueError"] * 2, seen
     assert text
-
-
-def test_context_on_a_lost_device(gguf_file: Models, server: tuple[str, subprocess.Popen[bytes]]) -> None:
-    """The device is gone before the first context: an error of Python's, not the end."""
-    script = f"""
-        attach()
-        model = load()
-        os.kill(server, {int(signal.SIGKILL)})
-        try:
-            load()
-            print(json.dumps("loaded"))
-        except Exception as problem:
-            print(json.dumps(type(problem).__name__))
-    """
-    assert client(server, gguf_file("F16"), script) == "ValueError"

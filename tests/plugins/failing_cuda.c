@@ -1,0 +1,198 @@
+/* A CUDA device that computes nothing and fails on command: preloaded, it stands before NVIDIA's libraries of either major and
+ * needs no GPU. For the tests of what a failing GPU does to the process (tests/inference/test_gpu.py), never of what it computes.
+ *
+ * `failing_driver` (an exported int): 0 works; 1 the device cannot be asked for its properties; 2 the next kernel fails; 3 the next
+ * synchronisation fails. As with a real GPU, the first failure sticks: every later call fails too, giving memory back included.
+ * DEVICE_MEMORY (bytes, default 1 GiB) is what the device has.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+int failing_driver = 0;
+static int lost = 0;
+static size_t used = 0;
+
+enum { OK = 0, OUT_OF_MEMORY = 2, ILLEGAL_ADDRESS = 700 };
+
+static int status(int kind) {
+    if (failing_driver && failing_driver == kind) {
+        lost = ILLEGAL_ADDRESS;
+    }
+    return lost;
+}
+
+static size_t total(void) {
+    const char * text = getenv("DEVICE_MEMORY");
+    return text ? strtoull(text, NULL, 10) : (size_t) 1 << 30;
+}
+
+/* -- the device -------------------------------------------------------------------------------------------------------------- */
+
+static void put(void * base, size_t offset, int value) { memcpy((char *) base + offset, &value, sizeof value); }
+static void put_size(void * base, size_t offset, size_t value) { memcpy((char *) base + offset, &value, sizeof value); }
+
+/* struct cudaDeviceProp, as far as ggml-cuda reads it; the majors differ from the member after `minor` on. */
+static int properties(void * out, int major) {
+    const int new_layout = major >= 13;
+    if (status(1)) {
+        return lost;
+    }
+    memset(out, 0, new_layout ? 1008 : 1032);
+    strcpy(out, "pretended GPU");
+    put_size(out, 288, total());                       /* totalGlobalMem */
+    put_size(out, 296, 48 << 10);                      /* sharedMemPerBlock */
+    put(out, 308, 32);                                 /* warpSize */
+    put(out, 320, 1024);                               /* maxThreadsPerBlock */
+    put(out, 360, 9);                                  /* major; minor stays 0 */
+    put(out, new_layout ? 384 : 388, 8);               /* multiProcessorCount */
+    put_size(out, new_layout ? 624 : 640, 228 << 10);  /* sharedMemPerMultiprocessor */
+    put_size(out, new_layout ? 672 : 696, 227 << 10);  /* sharedMemPerBlockOptin */
+    return OK;
+}
+
+int cudaGetDeviceProperties(void * out, int device) { (void) device; return properties(out, 13); }
+int cudaGetDeviceProperties_v2(void * out, int device) { (void) device; return properties(out, 12); }
+int cudaGetDeviceCount(int * count) { *count = 1; return OK; }
+int cudaGetDevice(int * device) { *device = 0; return OK; }
+int cudaSetDevice(int device) { (void) device; return lost; }
+int cudaSetDeviceFlags(unsigned flags) { (void) flags; return OK; }
+int cudaDeviceGetAttribute(int * value, int attribute, int device) { (void) attribute; (void) device; *value = 0; return OK; }
+int cudaDeviceGetPCIBusId(char * text, int size, int device) { (void) device; strncpy(text, "0000:00:00.0", (size_t) size); return OK; }
+int cudaDeviceCanAccessPeer(int * yes, int a, int b) { (void) a; (void) b; *yes = 0; return OK; }
+int cudaDeviceEnablePeerAccess(int device, unsigned flags) { (void) device; (void) flags; return OK; }
+const char * cudaGetErrorString(int code) { return code == OUT_OF_MEMORY ? "out of memory" : "the pretended GPU was lost"; }
+int cudaGetLastError(void) { return lost; }
+int cudaPeekAtLastError(void) { return lost; }
+
+int cuInit(unsigned flags) { (void) flags; return OK; }
+int cuDriverGetVersion(int * version) { *version = 99000; return OK; }
+int cuDeviceGet(int * device, int ordinal) { (void) ordinal; *device = 0; return OK; }
+int cuDeviceGetAttribute(int * value, int attribute, int device) { (void) attribute; (void) device; *value = 0; return OK; }
+int cuGetErrorString(int code, const char ** text) { (void) code; *text = "failed"; return OK; }
+
+/* -- memory: the host's, counted --------------------------------------------------------------------------------------------- */
+
+enum { HEAD = 256 };
+
+int cudaMalloc(void ** out, size_t size) {
+    char * memory;
+    if (lost) {
+        return lost;
+    }
+    if (used + size > total() || !(memory = aligned_alloc(HEAD, (size + 2 * HEAD - 1) / HEAD * HEAD))) {
+        return OUT_OF_MEMORY;
+    }
+    memcpy(memory, &size, sizeof size);
+    used += size;
+    *out = memory + HEAD;
+    return OK;
+}
+
+int cudaFree(void * memory) {
+    size_t size;
+    if (lost || !memory) {
+        return lost;
+    }
+    memcpy(&size, (char *) memory - HEAD, sizeof size);
+    used -= size;
+    free((char *) memory - HEAD);
+    return OK;
+}
+
+int cudaMemGetInfo(size_t * left, size_t * all) { *left = total() - used; *all = total(); return lost; }
+int cudaMallocHost(void ** out, size_t size) { *out = aligned_alloc(4096, (size + 4095) / 4096 * 4096); return lost; }
+int cudaHostAlloc(void ** out, size_t size, unsigned flags) { (void) flags; return cudaMallocHost(out, size); }
+int cudaMallocManaged(void ** out, size_t size, unsigned flags) { (void) flags; return cudaMalloc(out, size); }
+int cudaFreeHost(void * memory) { free(memory); return lost; }
+int cudaHostRegister(void * memory, size_t size, unsigned flags) { (void) memory; (void) size; (void) flags; return lost; }
+int cudaHostUnregister(void * memory) { (void) memory; return lost; }
+int cudaHostGetDevicePointer(void ** out, void * memory, unsigned flags) { (void) flags; *out = memory; return lost; }
+int cudaMemset(void * to, int value, size_t size) { if (!lost) memset(to, value, size); return lost; }
+int cudaMemsetAsync(void * to, int value, size_t size, void * stream) { (void) stream; return cudaMemset(to, value, size); }
+int cudaMemcpyAsync(void * to, const void * from, size_t size, int kind, void * stream) {
+    (void) kind; (void) stream;
+    if (!lost) memcpy(to, from, size);
+    return lost;
+}
+int cudaMemcpyPeerAsync(void * to, int a, const void * from, int b, size_t size, void * stream) {
+    (void) a; (void) b;
+    return cudaMemcpyAsync(to, from, size, 0, stream);
+}
+int cudaMemcpy2DAsync(void * to, size_t to_pitch, const void * from, size_t from_pitch, size_t width, size_t height, int kind, void * stream) {
+    for (size_t row = 0; row < height; row++) {
+        cudaMemcpyAsync((char *) to + row * to_pitch, (const char *) from + row * from_pitch, width, kind, stream);
+    }
+    return lost;
+}
+
+/* -- streams, events, graphs: things that exist ------------------------------------------------------------------------------- */
+
+static int thing(void ** out) { *out = malloc(1); return lost; }
+
+int cudaStreamCreateWithFlags(void ** out, unsigned flags) { (void) flags; return thing(out); }
+int cudaStreamDestroy(void * stream) { free(stream); return lost; }
+int cudaStreamSynchronize(void * stream) { (void) stream; return status(3); }
+int cudaDeviceSynchronize(void) { return status(3); }
+int cudaStreamWaitEvent(void * stream, void * event, unsigned flags) { (void) stream; (void) event; (void) flags; return lost; }
+int cudaStreamIsCapturing(void * stream, int * answer) { (void) stream; *answer = 0; return lost; }
+int cudaStreamBeginCapture(void * stream, int mode) { (void) stream; (void) mode; return lost; }
+int cudaStreamEndCapture(void * stream, void ** graph) { (void) stream; return thing(graph); }
+int cudaEventCreateWithFlags(void ** out, unsigned flags) { (void) flags; return thing(out); }
+int cudaEventDestroy(void * event) { free(event); return lost; }
+int cudaEventRecord(void * event, void * stream) { (void) event; (void) stream; return lost; }
+int cudaEventSynchronize(void * event) { (void) event; return status(3); }
+int cudaGraphInstantiate(void ** out, void * graph, uint64_t flags) { (void) graph; (void) flags; return thing(out); }
+int cudaGraphExecUpdate(void * exec, void * graph, void * info) { (void) exec; (void) graph; (void) info; return lost; }
+int cudaGraphLaunch(void * exec, void * stream) { (void) exec; (void) stream; return status(2); }
+int cudaGraphDestroy(void * graph) { free(graph); return lost; }
+int cudaGraphExecDestroy(void * exec) { free(exec); return lost; }
+
+/* -- kernels: accepted, never run --------------------------------------------------------------------------------------------- */
+
+void ** __cudaRegisterFatBinary(void * binary) { (void) binary; return malloc(sizeof(void *)); }
+void __cudaRegisterFatBinaryEnd(void ** handle) { (void) handle; }
+void __cudaUnregisterFatBinary(void ** handle) { free(handle); }
+void __cudaRegisterFunction(void) {}
+void __cudaRegisterVar(void) {}
+unsigned __cudaPushCallConfiguration(void) { return OK; }
+int __cudaPopCallConfiguration(void) { return OK; }
+int __cudaGetKernel(void ** out, const void * function) { *out = (void *) (uintptr_t) function; return lost; }
+int __cudaLaunchKernel(void) { return status(2); }
+int cudaLaunchKernel(void) { return status(2); }
+int cudaLaunchKernelExC(void) { return status(2); }
+int cudaLaunchCooperativeKernel(void) { return status(2); }
+int cudaFuncSetAttribute(void) { return lost; }
+int cudaFuncGetAttributes(void * out, const void * function) {
+    (void) function;
+    memset(out, 0, 144);
+    put(out, 24, 1024); /* maxThreadsPerBlock */
+    put(out, 32, 90);   /* ptxVersion */
+    put(out, 36, 90);   /* binaryVersion */
+    return lost;
+}
+int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int * blocks) { *blocks = 1; return lost; }
+
+int cublasCreate_v2(void ** out) { return thing(out); }
+int cublasDestroy_v2(void * handle) { free(handle); return lost; }
+const char * cublasGetStatusString(int code) { (void) code; return "failed"; }
+#define COMPUTES(name) int name(void) { return status(2); }
+COMPUTES(cublasGemmBatchedEx)
+COMPUTES(cublasGemmEx)
+COMPUTES(cublasGemmStridedBatchedEx)
+COMPUTES(cublasSgemmBatched)
+COMPUTES(cublasSgemmStridedBatched)
+COMPUTES(cublasSgemm_v2)
+COMPUTES(cublasStrsmBatched)
+#define SETS(name) int name(void) { return lost; }
+SETS(cublasSetMathMode)
+SETS(cublasSetStream_v2)
+SETS(cublasSetWorkspace_v2)
+SETS(cuMemAddressFree)
+SETS(cuMemAddressReserve)
+SETS(cuMemCreate)
+SETS(cuMemGetAllocationGranularity)
+SETS(cuMemMap)
+SETS(cuMemRelease)
+SETS(cuMemSetAccess)
+SETS(cuMemUnmap)
