@@ -77,6 +77,14 @@ def toolchain(session: nox.Session) -> None:
     session.run("python", "-m", "variants", "toolchain", *session.posargs)
 
 
+@nox.session(default=False)
+def verify(session: nox.Session) -> None:
+    """Verify the wheels in dist/, each alone and that they share their core; `-- [FILE …]`."""
+    install(session)
+    files = session.posargs or sorted(map(str, (ROOT / "dist").glob("*.whl")))
+    session.run("python", "-m", "variants", "verify", *files)
+
+
 @nox.session(tags=["wheel", "slow"])
 @nox.parametrize("variant", [nox.param(name, id=name) for name in asked(sys.argv)])
 def test_variant(session: nox.Session, variant: str) -> None:

@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     old.set_defaults(do=_old_cpus)
 
     speed = step("bench", "Compare the wheel's speed, import time and size with upstream's own build, in paired runs.")
+    speed.add_argument("names", nargs="*", metavar="VARIANT", help=names)
     speed.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     speed.add_argument("--rounds", type=_positive, default=5, metavar="N", help="paired rounds (default: 5)")
     speed.add_argument(
@@ -274,7 +275,7 @@ def _chosen(names: Sequence[str]) -> list[matrix.Variant]:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    for wheel in _wheels(options):
+    for wheel in _wheels(options, options.names):
         bench.bench(wheel, build.BUILD, options.rounds, options.model, options.native)
 
 
@@ -340,7 +341,10 @@ def _verify(options: argparse.Namespace) -> int:
         if about := verify.describe_plugin(path):
             run.console.print(f"{path.name}: {about}", markup=False)
     run.console.print(verify.summary(findings))
-    return 7 if any(findings.values()) else 0
+    differing = list(verify.same_core(options.files))
+    for row in differing:
+        run.console.print(str(row), markup=False)
+    return 7 if any(findings.values()) or differing else 0
 
 
 if __name__ == "__main__":

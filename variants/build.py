@@ -178,7 +178,7 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
         with steps.step("toolkit", variant.table.plugin):
             request = toolkit.Request(variant, tools, upstream.tree, platform, options.toolkit, True, log)
             kit = toolkit.require(kits.find(request))
-    jobs = options.jobs or os.cpu_count() or 1
+    jobs = options.jobs or run.default_jobs()
     with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
         wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=core_dir)
     extra: dict[str, bytes] = {}

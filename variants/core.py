@@ -73,11 +73,15 @@ def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int,
     env = configured(run.environment(), toolchain) | {
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
         "CMAKE_GENERATOR": "Ninja",
-        "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
         "NINJA_STATUS": "[%f/%t] ",
     }
     command = wheel_command(definitions(upstream, toolchain, platform), build_dir / "cmake", target)
-    run.command(command, log=log, env=env, remedy="Correct what the compiler complains of, then run the same command again.")
+    remedy = "Correct what the compiler complains of, then run the same command again."
+
+    def compiling(count: int) -> None:
+        run.command(command, log=log, env=env | {"CMAKE_BUILD_PARALLEL_LEVEL": str(count)}, remedy=remedy)
+
+    run.with_fewer_jobs(jobs, compiling)
     wheels = list(target.glob("*.whl"))
     if len(wheels) != 1:
         raise CommandError(f"The build ended well but left {len(wheels)} wheels in {target}.", f"See {log}.")

@@ -47,6 +47,10 @@ class CommandError(VariantsError):
     exit_code = 6
 
 
+class OutOfMemoryError(CommandError):
+    """A command failed, most probably since there was no memory left for it."""
+
+
 class WheelError(VariantsError):
     """A wheel that is not ours, is damaged, or does not keep what it promises."""
 

@@ -63,7 +63,8 @@ def build(
     run.remove(out)
     run.command(["cmake", "-S", ROOT, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)
     target = f"ggml-{kit.plugin}"
-    run.command(["cmake", "--build", tree, "--target", target, "--parallel", str(jobs)], log=log, env=env, remedy=remedy)
+    compiling: list[str | Path] = ["cmake", "--build", tree, "--target", target, "--parallel"]
+    run.with_fewer_jobs(jobs, lambda count: run.command([*compiling, str(count)], log=log, env=env, remedy=remedy))
     run.command(["cmake", "--install", tree, "--component", "plugin", "--prefix", out], log=log, env=env)
     files = list(out.glob(f"*{target}*"))
     if len(files) != 1:

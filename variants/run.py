@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,12 +21,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from .errors import BusyError, CommandError, DiskError
+from .errors import BusyError, CommandError, DiskError, OutOfMemoryError
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 _TAIL_LINES = 25
 _HEARTBEAT_SECONDS = 20.0
 _TINY_DISK = 16 * 2**20  # bytes; with less free space a compiler has most probably failed for that
+_JOB_MEMORY = 1_000_000_000  # bytes; the largest of ggml-cuda's units takes 0.7 GB
 _COUNTER = re.compile(rb"^\[(\d+/\d+)\]|^Progress (\d+) of (\d+)")  # ninja's, and pip's (in bytes)
 
 
@@ -83,6 +84,7 @@ def command(
 
     Raises:
         CommandError: it exited with another code than 0 (unless `check` is false) or could not be started.
+        OutOfMemoryError: the same, and its last lines speak of memory.
     """
     words = [str(argument) for argument in arguments]
     console.print(f"+ {shlex.join(words)}", style="dim", markup=False)
@@ -116,12 +118,13 @@ def command(
                     console.print(f"      {text}", style="dim")
         code = process.wait()
     if code and check:
-        raise CommandError(*_failure(words, code, list(tail), log, remedy))
+        raise _failure(words, code, list(tail), log, remedy)
     return code
 
 
-def _failure(words: list[str], code: int, tail: list[str], log: Path, remedy: str) -> tuple[str, str]:
+def _failure(words: list[str], code: int, tail: list[str], log: Path, remedy: str) -> CommandError:
     """What happened and what helps, from a failed command's last lines."""
+    kind = CommandError
     failed = next((i for i, line in enumerate(tail) if line.startswith("FAILED:")), 0)
     lines = [line if len(line) < 400 else line[:400] + " …" for line in tail[failed:]]
     how = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
@@ -131,7 +134,41 @@ def _failure(words: list[str], code: int, tail: list[str], log: Path, remedy: st
         remedy = "The disk is full: free some space and run the same command again."
     elif re.search(r"\bKilled\b|out of memory|cannot allocate memory|signal 9", text, re.IGNORECASE) or code == -9:
         remedy = "Probably out of memory: run the same command again with --jobs 1."
-    return what, f"{remedy}\nThe whole log: {log}".lstrip()
+        kind = OutOfMemoryError
+    return kind(what, f"{remedy}\nThe whole log: {log}".lstrip())
+
+
+def with_fewer_jobs(jobs: int, compiling: Callable[[int], object]) -> None:
+    """Call `compiling` with `jobs`, and again with half of them each time memory runs out; build tools go on where they stopped.
+
+    Raises:
+        OutOfMemoryError: it ran out with one job.
+    """
+    while True:
+        try:
+            compiling(jobs)
+            return
+        except OutOfMemoryError:
+            if jobs == 1:
+                raise
+            jobs //= 2
+            console.print(f"      out of memory: going on with {jobs} job{'s' * (jobs > 1)} at a time")
+
+
+def default_jobs() -> int:
+    """One job a core, but no more than the free memory has room for; says so where that is less."""
+    cores = os.cpu_count() or 1
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return cores
+    jobs = max(1, min(cores, free // _JOB_MEMORY))
+    if jobs < cores:
+        console.print(
+            f"      {jobs} of {cores} jobs: {free / 1e9:.1f} GB of memory are free, and one takes up to {_JOB_MEMORY / 1e9:.1f}"
+        )
+    return jobs
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

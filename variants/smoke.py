@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -154,7 +153,7 @@ def offload(wheel: Path, build_dir: Path, platform: str) -> None:
     run.console.print(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core")
     with run.locked(build_dir):
         made = plugin.build(
-            Toolkit("rpc", (), ""), wheel, upstream, tools, platform, runtime=matrix.Runtime(), jobs=os.cpu_count() or 1, log=log,
+            Toolkit("rpc", (), ""), wheel, upstream, tools, platform, runtime=matrix.Runtime(), jobs=run.default_jobs(), log=log,
             build_dir=build_dir / f"rpc-{platform}",
         )  # fmt: skip
     python = install(wheel, "uv", build_dir / "smoke" / "offload", log)

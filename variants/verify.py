@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
@@ -383,6 +383,27 @@ CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
     record, names, labels, damaged, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents,
     twine, check_wheel_contents,
 )  # fmt: skip
+
+
+def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
+    """Wheels whose core has the same name carry the same bytes of it, whatever their variant: it was compiled once.
+
+    Raises:
+        WheelError: one of them cannot be read.
+    """
+    seen: dict[tuple[str, str], tuple[Path, str]] = {}
+    for path in paths:
+        files = archive.contents(path)
+        with contextlib.suppress(KeyError, ValueError):
+            core = json.loads(files["llama_cpp/lib/core.json"])
+            names = [*core["plugins"], "llama", "ggml", "mtmd"]
+            names += [f"{name}-{core['fingerprint']}" for name in ("ggml-base", "ggml", "llama", "mtmd")]
+            for name in (f"llama_cpp/lib/lib{stem}.so" for stem in names):
+                digest = hashlib.sha256(files[name]).hexdigest()
+                other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
+                if digest != expected:
+                    fact = f"{name} is not the one of {other.name}, though both are core {core['fingerprint']}"
+                    yield Finding(path.name, fact, "Build both again: one core serves all.")
 
 
 def require(path: Path, tree: Path | None = source.TREE) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from variants import run
-from variants.errors import CommandError
+from variants.errors import CommandError, OutOfMemoryError
 
 
 def test_failed_command(tmp_path: Path) -> None:
@@ -90,3 +90,35 @@ def test_duration(seconds: float, text: str) -> None:
 def test_environment_has_our_tools_first() -> None:
     assert run.environment(X="1")["X"] == "1"
     assert run.environment()["PATH"].split(os.pathsep)[0].endswith("bin")
+
+
+def test_fewer_jobs_when_memory_runs_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A compiler that is killed while more than two run: half the jobs, until it goes through, each time said."""
+    script = tmp_path / "compile"
+    script.write_text('#!/bin/sh\n[ $1 -le 2 ] || { echo "c++: fatal error: Killed signal terminated program cc1plus"; exit 1; }\n')
+    script.chmod(0o755)
+    tried: list[int] = []
+
+    def compiling(jobs: int) -> None:
+        tried.append(jobs)
+        run.command([script, str(jobs)], log=tmp_path / "log.txt")
+
+    run.with_fewer_jobs(8, compiling)
+    assert tried == [8, 4, 2]
+    assert "out of memory: going on with 4 jobs at a time" in capsys.readouterr().out
+    script.write_text('#!/bin/sh\necho "virtual memory exhausted: Cannot allocate memory"; exit 1\n')
+    with pytest.raises(OutOfMemoryError) as caught:
+        run.with_fewer_jobs(1, compiling)
+    assert "--jobs 1" in caught.value.remedy
+
+
+def test_other_failures_are_not_tried_again(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def compiling(jobs: int) -> None:
+        tried.append(jobs)
+        run.command(["sh", "-c", "echo error: no member named x; exit 1"], log=tmp_path / "log.txt")
+
+    with pytest.raises(CommandError):
+        run.with_fewer_jobs(8, compiling)
+    assert tried == [8]

@@ -272,3 +272,36 @@ def test_somebody_elses_wheel(tmp_path: Path) -> None:
         "other-1.0-py3-none-any.whl",
     )
     assert any("is a wheel of other, not ours" in row for row in findings(path, verify.names))
+
+
+def test_one_core_for_all(tmp_path: Path, files: Files) -> None:
+    """Two wheels of a core with the same name have the same bytes of it; what is no part of the core may differ."""
+    first = wheel(tmp_path, files)
+    plugin = {"llama_cpp/lib/libggml-vulkan.so": files["llama_cpp/lib/libggml.so"] + b"\0"}
+    second = wheel(tmp_path, {**files, **plugin}, NAME.replace("_x86_64", "_x86_64-vulkan"))
+    assert list(verify.same_core([first, second])) == []
+    lib = "llama_cpp/lib/libmtmd-0123abcd.so"
+    third = wheel(tmp_path, {**files, lib: files[lib] + b"\0"}, NAME.replace("_x86_64", "_x86_64-cuda13"))
+    (finding,) = verify.same_core([first, second, third])
+    assert finding.file == third.name
+    assert f"{lib} is not the one of {first.name}" in finding.fact
+
+
+def test_libraries_from_packages(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
+    """A CUDA plugin needs NVIDIA's packages and the driver, by an RPATH of exactly the folders that the matrix names."""
+    lib = "llama_cpp/lib/libggml-cuda.so"
+    name = NAME.replace("_x86_64", "_x86_64-cuda13")
+
+    def found(rpath: str, *needed: str) -> list[str]:
+        options = [word for one in needed for word in ("--add-needed", one)]
+        content = library("libggml-cuda.so", *options, "--set-rpath", rpath)
+        return findings(wheel(tmp_path, {**files, lib: content}, name), verify.needed)
+
+    good = "$ORIGIN:$ORIGIN/../../nvidia/cu13/lib"
+    assert found(good, "libcudart.so.13", "libcublas.so.13", "libcuda.so.1") == []
+    assert any("needs libcudart.so.12" in row for row in found(good, "libcudart.so.12"))
+    assert any("RPATH lacks $ORIGIN/../../nvidia/cu13/lib" in row for row in found("$ORIGIN", "libcudart.so.13"))
+    assert any("RPATH holds /usr/local/cuda/lib64" in row for row in found(f"{good}:/usr/local/cuda/lib64", "libcudart.so.13"))
+    other = library("libggml-cpu-x64.so", "--add-needed", "libcudart.so.13")
+    core = findings(wheel(tmp_path, {**files, "llama_cpp/lib/libggml-cpu-x64.so": other}, name), verify.needed)
+    assert any("libggml-cpu-x64.so: needs libcudart.so.13" in row for row in core), "only the plugin may"
