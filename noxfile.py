@@ -34,18 +34,30 @@ VARIANTS = [  # those that need nothing but pip; the others by name
 ]
 
 
+# Options of `build` and of `test` (True: with a value), so that one command line can serve both sessions.
+BUILD = {"--toolchain": True, "--toolkit": True, "--arch": True, "--jobs": True, "--build-number": True}
+BUILD |= dict.fromkeys(("--clean", "--keep-going", "--dry-run", "--wait"), False)
+TEST = {"--installer": True, "--wheel": True, "--python": True}
+
+
 def asked(arguments: list[str]) -> list[str]:
     """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
     words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
-    options_with_value = {"--toolchain", "--toolkit", "--arch", "--jobs", "--build-number", "--installer", "--wheel", "--python"}
     pairs = zip(["", *words], words, strict=False)
-    return [word for before, word in pairs if not word.startswith("-") and before not in options_with_value] or VARIANTS
+    return [word for before, word in pairs if not word.startswith("-") and not (BUILD | TEST).get(before)] or VARIANTS
 
 
-def options(session: nox.Session) -> list[str]:
-    """What stands after `--`, without the names of variants: those are the session's parameter."""
+def options(session: nox.Session, others: dict[str, bool]) -> list[str]:
+    """What stands after `--`, without the names of variants, which are the session's parameter, and without the `others`."""
     names = set(asked(["--", *session.posargs])) if session.posargs else set()
-    return [word for word in session.posargs if word not in names]
+    kept, words = [], iter(session.posargs)
+    for word in words:
+        if word in others:
+            if others[word]:
+                next(words, None)
+        elif word not in names:
+            kept.append(word)
+    return kept
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -67,7 +79,7 @@ def vendor(session: nox.Session) -> None:
 def build_variant(session: nox.Session, variant: str) -> None:
     """Build a variant's wheel into dist/, verified; `-- cpu [--toolchain system] [--dry-run] [--help]`."""
     install(session)
-    session.run("python", "-m", "variants", "build", variant, *options(session))
+    session.run("python", "-m", "variants", "build", variant, *options(session, TEST))
 
 
 @nox.session(default=False)
@@ -90,7 +102,7 @@ def verify(session: nox.Session) -> None:
 def test_variant(session: nox.Session, variant: str) -> None:
     """Install a variant's wheel with uv and with pip, and run the smoke inference there; `-- cpu [--installer pip]`."""
     install(session, "installers")
-    session.run("python", "-m", "variants", "test", variant, *options(session))
+    session.run("python", "-m", "variants", "test", variant, *options(session, BUILD))
 
 
 @nox.session(default=False)

@@ -1,4 +1,4 @@
-"""Estimate what the CUDA plugin weighs with its whole list of architectures, from one architecture and the ten largest units in all.
+"""Estimate what the CUDA plugin weighs with all its architectures, from one of them and the ten largest units in every one.
 
 cuda_size.py TREE OUT [UNITS]    TREE: the CMake folder of a plugin built for one architecture, as `build/cuda13-linux_x86_64/cmake`
 
@@ -88,7 +88,9 @@ def main(tree: Path, out: Path, units: int) -> None:
             "architecture": single, "plugin": len(content), "plugin_deflated": one_deflated, "fatbin": all_fatbin,
             "fatbin_of_units": ten, "fatbin_deflated": fatbin_deflated,
         },
-        "extrapolated": {"factor": factor, "plugin": round(estimate), "plugin_deflated": round(one_deflated + fatbin_deflated * growth)},
+        "extrapolated": {
+            "factor": factor, "plugin": round(estimate), "plugin_deflated": round(one_deflated + fatbin_deflated * growth),
+        },
     }  # fmt: skip
     out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: facts[name] for name in ("measured", "extrapolated")}, indent=1))
