@@ -18,6 +18,7 @@ from rich.table import Table
 from . import (
     archive,
     assemble,
+    cache,
     core,
     kits,
     label,
@@ -170,6 +171,8 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     steps = run.Steps(total=6 + bool(variant.label) + 2 * bool(variant.table.plugin))
     pin = source.read_pin()
     tools = toolchain.find(kind, BUILD / "toolchains")  # before anything is fetched: it may not be there
+    counter = cache.Counter(tools, log.with_suffix(".ccache")) if tools.cache else None
+    tools = counter.toolchain if counter else tools
     with steps.step("vendor", f"{pin.name} {pin.version}"):
         upstream = source.vendor()
     epoch = _epoch(upstream)
@@ -203,7 +206,7 @@ def _build(variant: Variant, platform: str, options: Options) -> Built:
     with steps.step("publish", f"{_short(DIST / finished.name)}"), run.replacing(DIST / finished.name) as part:
         shutil.copyfile(finished, part)
     _record(DIST / finished.name, tools, kit)
-    return Built(variant.name, DIST / finished.name, steps.done, tools.cache)
+    return Built(variant.name, DIST / finished.name, steps.done, str(counter) if counter else None)
 
 
 def _record(wheel: Path, tools: toolchain.Toolchain, kit: toolkit.Toolkit | None) -> None:
@@ -282,8 +285,8 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
     """
     variant = _narrowed(variant, options)
     tools = toolchain.find(_kind(variant, options), BUILD / "toolchains", write=False)
-    cache = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
-    run.console.print(f"{variant.name}: core and plugin with {tools.name}, {cache}", markup=False)
+    caching = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
+    run.console.print(f"{variant.name}: core and plugin with {tools.name}, {caching}", markup=False)
     if variant.table.plugin is None:
         return True
     kit = kits.find(toolkit.Request(variant, tools, source.vendor().tree, host_platform(), options.toolkit))

@@ -141,6 +141,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
         ),
         {"compiler": clang, "architectures": architectures, "ptx": table.ptx or "none"},
         home,
+        wanted.folder.name,
     )
 
 
@@ -163,8 +164,10 @@ def _finish_clang(request: Request, site: Path, prefix: Path, folder: Path) -> N
     (site / "ziglang").rename(folder / "ziglang")
     shutil.copytree(next(prefix.glob("lib*/clang/*/include")), folder / "clang" / "include")
     shutil.copytree(packages.PINS / request.variant.name, folder, dirs_exist_ok=True)  # programs of ours
-    versions = packages.read(request.variant.name, _RECIPE).versions
-    (home / "version").write_text(f"{versions[_PTXAS]}\n")
+    wanted = packages.read(request.variant.name, _RECIPE)
+    (home / "version").write_text(f"{wanted.versions[_PTXAS]}\n")
+    with (folder / "bin" / "clang++").open("a", encoding="utf-8") as script:  # compiler caches know a compiler by its file
+        script.write(f"# {wanted.folder.name}\n")
 
 
 # -- this machine -----------------------------------------------------------------------------------------------------------
@@ -247,6 +250,7 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         _cmake(request, table, home, nvcc),
         {"compiler": f"nvcc {version}", "architectures": architectures, "ptx": table.ptx or "none"},
         home,
+        f"nvcc {version} {home}",
     )
 
 

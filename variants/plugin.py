@@ -59,6 +59,8 @@ def build(
         "CMAKE_GENERATOR": "Ninja",
         "NINJA_STATUS": "[%f/%t] ",
     }
+    if kit.identity and toolchain.cache == "ccache":  # a toolkit assembled anew has new dates, and is still the same
+        env["CCACHE_COMPILERCHECK"] = f"string:{toolchain.name} {kit.identity}"
     remedy = "Correct what the compiler complains of, then run the same command again."
     run.remove(out)
     run.command(["cmake", "-S", ROOT, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)

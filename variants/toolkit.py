@@ -40,8 +40,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Toolkit(msgspec.Struct, frozen=True):
-    """All parts of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), and the
-    toolkit's folder, where it is one."""
+    """All parts of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
+    toolkit's folder, where it is one, and the `identity` of the compiler in it, by which compiler caches know it."""
 
     plugin: str
     parts: tuple[Part, ...]
@@ -49,6 +49,7 @@ class Toolkit(msgspec.Struct, frozen=True):
     cmake: tuple[str, ...] = ()
     facts: dict[str, str | list[str]] = {}
     home: Path | None = None
+    identity: str = ""
 
     @property
     def missing(self) -> list[Part]:
