@@ -67,15 +67,19 @@ def test_logits(gguf_file: Models, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_continuation(gguf_file: Models, kind: str) -> None:
+    judge_greedily(gguf_file(kind), TOLERANCE[kind])
+
+
+def judge_greedily(path: Path, tolerance: float, **settings: object) -> None:
     """Each next token is NumPy's wherever NumPy's margin over the second best leaves no doubt."""
     tokens = prompt(16, seed=2)
-    judge = Oracle(gguf_file(kind))
+    judge = Oracle(path)
     judged = 0
-    with closing(load(gguf_file(kind))) as model:
+    with closing(load(path, **settings)) as model:
         for token in model.generate(tokens, temp=0.0, repeat_penalty=1.0):
             last = judge.logits(tokens)[-1]
             second, best = np.sort(last)[-2:]
-            if best - second > 4 * TOLERANCE[kind]:
+            if best - second > 4 * tolerance:
                 assert token == int(last.argmax()), f"after {len(tokens)} tokens"
                 judged += 1
             tokens.append(token)
