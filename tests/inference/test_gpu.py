@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -355,3 +356,25 @@ def test_device_that_cannot_be_made(gguf_file: Models, failing_device: dict[str,
     assert state == "failed"
     assert {"CUDA": "CUDA error", "Vulkan": "ErrorInitializationFailed"}[PREFIX] in reason
     assert any("they stay on the CPU" in text for text in warned)
+
+
+@failing
+@pytest.mark.parametrize(("number", "how"), [(4, signal.SIGSEGV), (5, signal.SIGALRM)])
+def test_driver_that_crashes_or_hangs(
+    gguf_file: Models, number: int, how: signal.Signals, failing_device: dict[str, str]
+) -> None:  # fmt: skip
+    """While devices are listed. Import and models on the CPU list none; `LLAMA_CPP_BACKENDS=cpu` keeps the plugin out for good."""
+    script = """
+        import signal
+        signal.alarm(20)  # ends a process that hangs
+        ctypes.c_int.in_dll(ctypes.CDLL(None), "failing_driver").value = int(sys.argv[2])
+        print(json.dumps([generate(sys.argv[1], n_gpu_layers=0), loaded()]), flush=True)
+        if "asking" in sys.argv:
+            print(json.dumps([generate(sys.argv[1]), loaded()]))
+    """
+    text, loaded = answer(python(script, gguf_file("F16"), number, **failing_device))
+    assert text
+    assert not loaded
+    switched_off = python(script, gguf_file("F16"), number, "asking", **failing_device, LLAMA_CPP_BACKENDS="cpu")
+    assert answer(switched_off) == [text, []]
+    assert python(script, gguf_file("F16"), number, "asking", **failing_device).returncode == -how, "this driver does fail"

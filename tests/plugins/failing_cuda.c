@@ -2,12 +2,15 @@
  * needs no GPU. For the tests of what a failing GPU does to the process (tests/inference/test_gpu.py), never of what it computes.
  *
  * `failing_driver` (an exported int): 0 works; 1 the device cannot be asked for its properties; 2 the next kernel fails; 3 the next
- * synchronisation fails. As with a real GPU, the first failure sticks: every later call fails too, giving memory back included.
+ * synchronisation fails; 4 crashes, 5 hangs while devices are listed. As with a real GPU, the first failure sticks: every later call fails too, giving memory back included.
  * DEVICE_MEMORY (bytes, default 1 GiB) is what the device has.
  */
+#define _GNU_SOURCE
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int failing_driver = 0;
 static int lost = 0;
@@ -53,7 +56,16 @@ static int properties(void * out, int major) {
 
 int cudaGetDeviceProperties(void * out, int device) { (void) device; return properties(out, 13); }
 int cudaGetDeviceProperties_v2(void * out, int device) { (void) device; return properties(out, 12); }
-int cudaGetDeviceCount(int * count) { *count = 1; return OK; }
+int cudaGetDeviceCount(int * count) {
+    if (failing_driver == 4) {
+        raise(SIGSEGV);
+    }
+    while (failing_driver == 5) {
+        pause();
+    }
+    *count = 1;
+    return OK;
+}
 int cudaGetDevice(int * device) { *device = 0; return OK; }
 int cudaSetDevice(int device) { (void) device; return lost; }
 int cudaSetDeviceFlags(unsigned flags) { (void) flags; return OK; }
