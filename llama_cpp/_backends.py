@@ -155,7 +155,7 @@ def _open_packages(facts: dict[str, Any]) -> str:
         except OSError as error:
             return f"{error} (it comes with the GPU's driver)"
     beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    folders = [pathlib.Path(entry or ".") for entry in dict.fromkeys([beside, *sys.path])]
+    folders = [pathlib.Path(entry) for entry in dict.fromkeys([beside, *sys.path]) if entry]  # "": the current directory
     for folder, names in facts.get("libraries", {}).items():
         for name in names:
             files = (root / folder / name for root in folders)

@@ -117,7 +117,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     version = wanted.versions[_PTXAS]
     clang = f"clang of zig {wanted.versions['ziglang']} with ptxas {version}; experimental: its kernels have never run"
     if not _assemble(request, wanted, version, _finish_clang):
-        return Toolkit("cuda", (Part("clang", table.nvcc, f"{clang}; {_to_come(wanted, version)}"),), "")
+        return Toolkit("cuda", (Part("clang", table.nvcc, f"{clang.removeprefix('clang ')}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
     known = set(re.findall(r"\bsm_(\d+)\b", run.output([home / "bin" / "ptxas", "--help"])))
     architectures = table.compiled(request.platform)
@@ -126,7 +126,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     gcc = Path(run.output([request.toolchain.cxx, "-print-libgcc-file-name"]).strip()).parent
     flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
     parts = (
-        Part("clang", table.nvcc, f"{clang} ({wanted.folder})"),
+        Part("clang", table.nvcc, f"{clang.removeprefix('clang ')} ({wanted.folder})"),
         _architectures(architectures, table, lacking, f"ptxas {version}"),
         Part("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
     )
@@ -177,12 +177,17 @@ def _from_machine(request: Request, table: Cuda) -> Toolkit:
     named = request.source if request.source not in (None, "machine") else None
     fits = SpecifierSet(table.nvcc)
     seen: list[str] = []
+    incomplete: list[Toolkit] = []
     for nvcc in _candidates(named):
         version = _version(nvcc)
         if version and version in fits:
-            home = nvcc.resolve().parent.parent
-            return _kit(request, table, home, version, f"{version} ({nvcc})")
+            kit = _kit(request, table, _home(nvcc), version, f"{version} ({nvcc})")
+            if not kit.missing:
+                return kit
+            incomplete.append(kit)
         seen.append(f"{version or 'unreadable'} ({nvcc})")
+    if incomplete:
+        return incomplete[0]
     where = named or f"CUDA_HOME, CUDA_PATH, PATH, {', '.join(f'{usual}/cuda*' for usual in _USUAL)}"
     part = Part("nvcc", table.nvcc, None, f"{', '.join(seen) or 'nothing'} in {where}")
     return Toolkit("cuda", (part,), _remedy(request))
@@ -213,6 +218,12 @@ def _candidates(named: str | None) -> Iterator[Path]:
             yield nvcc
 
 
+def _home(nvcc: Path) -> Path:
+    """The toolkit's folder, as nvcc itself has it: what is on PATH may be a wrapper or a link."""
+    top = re.search(r"TOP=(\S+)", run.output([nvcc, "--dryrun", "-x", "cu", os.devnull]))
+    return Path(top[1]).resolve() if top else nvcc.resolve().parent.parent
+
+
 def _version(nvcc: Path) -> str | None:
     """As in ``12.8.93``, or None where it does not say."""
     found = re.search(r"release [\d.]+, V([\d.]+)", run.output([nvcc, "--version"]))
@@ -238,15 +249,17 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
     )
     remedies = []
     if lacking:
-        remedies.append(
-            "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
-        )
+        text = "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
+        remedies.append(text)
     if not host:
         remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
+    if absent := [part.what for part in parts[3:] if part.found is None]:
+        names = "`libcublas-dev` and `cuda-driver-dev` of its version"
+        remedies.append(f"{home} lacks {' and '.join(absent)}: install NVIDIA's packages {names}, or name a whole toolkit.")
     return Toolkit(
         "cuda",
         parts,
-        "\n".join(remedies) or _remedy(request),
+        "\n".join(remedies),
         _cmake(request, table, home, nvcc),
         {"compiler": f"nvcc {version}", "architectures": architectures, "ptx": table.ptx or "none"},
         home,
