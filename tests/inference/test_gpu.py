@@ -21,12 +21,14 @@ from typing import Any, Callable
 
 import llama_cpp
 import numpy as np
+import projector
 import pytest
 import tiny
 from gguf import GGMLQuantizationType as Type
 from oracle import Oracle
 from test_inference import TOLERANCE as CPU_TOLERANCE
 from test_inference import judge_greedily, load, prompt
+from test_mtmd import chunks, encode, picture
 
 PREFIX = os.environ.get("LLAMA_CPP_TEST_DEVICE", "CPU")
 PLUGIN = next((plugin for plugin in llama_cpp._backends.state.gpu), None)
@@ -159,6 +161,20 @@ def test_reload(gguf_file: Models, device: str) -> None:
     sizes, free = answer(python(MEMORY + textwrap.dedent(script), gguf_file("F16")))
     assert sizes[-1] - sizes[9] < 8_000_000, sizes
     assert free[9] - free[-1] < 8_000_000, free
+
+
+@pytest.fixture(scope="session")
+def mmproj(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision projector for the tiny model."""
+    return projector.write(tmp_path_factory.mktemp("projector") / "mmproj.gguf", 256)
+
+
+def test_projector(gguf_file: Models, mmproj: Path, device: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """An image's embeddings, computed on the device, are NumPy's."""
+    with closing(load(gguf_file("F32"), n_gpu_layers=-1)) as model, chunks(model, mmproj, gpu=True) as (context, parts):
+        ours = encode(context, parts)
+    assert f"CLIP using {device} backend" in capfd.readouterr().err
+    assert np.abs(ours - projector.embeddings(mmproj, picture())).max() < 5e-2
 
 
 #: `device_memory`: bytes free on the first GPU; `take`: take memory of the device until less than so many bytes can be had.
@@ -334,6 +350,33 @@ def test_failing_device(gguf_file: Models, where: str, number: int, failing_devi
     assert seen[0] == "RuntimeError", (seen, done.stderr[-2000:])
     assert "nothing" not in seen
     assert text
+
+
+@failing
+def test_failing_projector(gguf_file: Models, mmproj: Path, failing_device: dict[str, str]) -> None:
+    """The device fails while an image is encoded: an error code each time, a living process, and a projector on the CPU works."""
+    script = f"""
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_mtmd
+        driver = ctypes.c_int.in_dll(ctypes.CDLL(None), "failing_driver")
+        model = load(sys.argv[1])
+        with test_mtmd.chunks(model, sys.argv[2], gpu=True) as (context, parts):
+            test_mtmd.encode(context, parts)
+            driver.value = 2
+            seen = []
+            for _ in range(2):
+                try:
+                    test_mtmd.encode(context, parts)
+                    seen.append("nothing")
+                except RuntimeError as problem:
+                    seen.append(str(problem))
+        driver.value = 0
+        with test_mtmd.chunks(load(sys.argv[1], n_gpu_layers=0), sys.argv[2], gpu=False) as (context, parts):
+            print(json.dumps([seen, test_mtmd.encode(context, parts).shape[0]]))
+    """
+    seen, tokens = answer(python(script, gguf_file("F16"), mmproj, **failing_device))
+    assert [text.rpartition(" ")[0] for text in seen] == ["mtmd_encode_chunk returned"] * 2, seen
+    assert tokens == 16
 
 
 @failing
