@@ -209,12 +209,14 @@ def status(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def pins(session: nox.Session) -> None:
-    """Refresh variants/requirements.txt, the hash-pinned tools of the build."""
+    """Refresh variants/requirements.txt, the hash-pinned tools of the build, and the hashes of variants/data/toolkits/*.txt."""
     session.install("uv")
+    compiling = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate")
     session.run(
-        "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate", "--upgrade",
-        "--python-version", "3.11", "--group", "build", "--output-file", str(PINS), *session.posargs,
-    )  # fmt: skip
+        *compiling, "--upgrade", "--python-version", "3.11", "--group", "build", "--output-file", str(PINS), *session.posargs
+    )
+    for file in sorted((ROOT / "variants" / "data" / "toolkits").glob("*.txt")):  # their versions belong together: changed by hand
+        session.run(*compiling, "--no-deps", str(file), "--output-file", str(file))
 
 
 if __name__ == "__main__":
