@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,9 @@ def install(packages: Packages, finish: Callable[[Path, Path, Path], None], log:
                 remedy="Is the package index reachable, and room for 2 GB on the disk? Nothing unfinished was kept: run the same\n"
                 "command again, or name a toolkit of this machine with --toolkit (see `python -m variants build --help`).",
             )  # fmt: skip
-            finish(next(prefix.glob("lib*/python*/site-packages")), prefix, part)
+            site, *others = prefix.glob("lib*/python*/site-packages")  # some systems have two, for pure packages and the others
+            for other in others:
+                shutil.copytree(other, site, dirs_exist_ok=True)
+            finish(site, prefix, part)
             run.remove(prefix)
     return packages.folder
