@@ -13,6 +13,7 @@ Fat binaries are compressed already, so the wheel grows by about the same number
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import shlex
@@ -55,6 +56,8 @@ def main(tree: Path, out: Path, units: int) -> None:
     listed = [one for one in table["architectures"] if one not in table["arm"]]
     commands = json.loads(subprocess.run(["ninja", "-C", tree, "-t", "compdb"], capture_output=True, check=True).stdout)
     built = {tree / row["output"]: row for row in commands if row["output"].endswith(".cu.o") and (tree / row["output"]).exists()}
+    words = shlex.split(next(iter(built.values()))["command"])
+    compiler = words[1] if Path(words[0]).name in ("ccache", "sccache") else words[0]
     (single,) = set(re.findall(r"sm_(\d+)", next(iter(built.values()))["command"]))
     whole = {path: fatbin(path) for path in built}
     largest = sorted(built, key=lambda path: -len(whole[path]))[:units]
@@ -83,6 +86,8 @@ def main(tree: Path, out: Path, units: int) -> None:
     growth = sum(deflated.values()) / deflated[f"{single}-real"] - 1
     fatbin_deflated = sum(len(zlib.compress(row, 6)) for row in whole.values())
     facts = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "compiler": subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[-2],
         "units": sizes,
         "measured": {
             "architecture": single, "plugin": len(content), "plugin_deflated": one_deflated, "fatbin": all_fatbin,
