@@ -24,7 +24,19 @@ from variants import archive, explain, index, label, listing, machine, matrix, s
 
 DIST = ROOT / "dist"
 VERSION = source.read_pin().version
-REAL = [path for path in sorted(DIST.glob("*.whl")) if archive.parse_name(archive.plain_path(path))[0] == listing.PROJECT]
+
+
+def for_everybody(path: Path) -> bool:
+    """Is this a wheel of ours, and not one for its builder's own GPU (`--arch`), which has no place in an index?"""
+    name, *_, tags = archive.parse_name(archive.plain_path(path))
+    variant = matrix.labelled(archive.split_label(path.name)[1])
+    if name != listing.PROJECT or variant is None:
+        return False
+    described = archive.contents(path).get(matrix.DESCRIPTION)
+    return matrix.as_built(variant, described, [tag.platform for tag in tags]) is variant
+
+
+REAL = [path for path in sorted(DIST.glob("*.whl")) if for_everybody(path)]
 pytestmark = pytest.mark.skipif(not REAL, reason="dist/ has no wheel: `nox -s build_variant -- cpu` makes one")
 GENERATE = """
 import json, sys, tempfile, pathlib
