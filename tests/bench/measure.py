@@ -37,12 +37,15 @@ def speed(path: str, threads: int, layers: int, prompt: int, generate: int) -> d
     tokens = [1, *((7919 * i) % (model.n_vocab() - 300) + 259 for i in range(prompt - 1))]
     for warm in (tokens, tokens[:1]):  # first touch of the weights; a GPU's kernels are compiled or fetched at first use
         model.eval(warm)
+        llama_cpp.llama_synchronize(model.ctx)
         model.reset()
     begin = time.perf_counter()
     model.eval(tokens)
+    llama_cpp.llama_synchronize(model.ctx)  # a GPU may still be at it
     middle = time.perf_counter()
     for index in range(generate):
         model.eval([tokens[index % prompt]])
+    llama_cpp.llama_synchronize(model.ctx)
     end = time.perf_counter()
     return {"prompt": prompt / (middle - begin), "generation": generate / (end - middle), "memory": memory()}
 
