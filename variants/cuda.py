@@ -17,7 +17,7 @@ from .errors import ToolchainError
 from .matrix import Cuda
 from .toolkit import Part, Request, Toolkit
 
-#: Number of the recipe in :func:`_finish`.
+#: Number of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
 _RECIPE = 1
 _USUAL = (Path("/usr/local"), Path("/opt"))  # where NVIDIA's installers and distributions put a toolkit
 _NVCC = "nvidia-cuda-nvcc"  # on the index, nvcc itself comes with CUDA 13 and newer
@@ -115,19 +115,17 @@ def _driver_stub(include: Path, target: Path, request: Request) -> None:
 def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:
     """clang (the one inside zig) as the CUDA compiler, with NVIDIA's headers, ptxas and fat binary library of CUDA 12."""
     version = wanted.versions[_PTXAS]
-    clang = f"clang of zig {wanted.versions['ziglang']} with ptxas {version}; experimental: its kernels have never run"
+    made = f"of zig {wanted.versions['ziglang']} with ptxas {version}; experimental: its kernels have never run"
     if not _assemble(request, wanted, version, _finish_clang):
-        return Toolkit("cuda", (Part("clang", table.nvcc, f"{clang.removeprefix('clang ')}; {_to_come(wanted, version)}"),), "")
+        return Toolkit("cuda", (Part("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
     known = set(re.findall(r"\bsm_(\d+)\b", run.output([home / "bin" / "ptxas", "--help"])))
-    architectures = table.compiled(request.platform)
-    lacking = [one for one in [*architectures, *([table.ptx] if table.ptx else [])] if one not in known]
     host = request.toolchain.name
     gcc = Path(run.output([request.toolchain.cxx, "-print-libgcc-file-name"]).strip()).parent
     flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
     parts = (
-        Part("clang", table.nvcc, f"{clang.removeprefix('clang ')} ({wanted.folder})"),
-        _architectures(architectures, table, lacking, f"ptxas {version}"),
+        Part("clang", table.nvcc, f"{made} ({wanted.folder})"),
+        _architectures(request, table, known, f"ptxas {version}"),
         Part("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
     )
     return Toolkit(
@@ -139,7 +137,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
             f"-DCMAKE_CUDA_FLAGS={flags}",
             "-DGGML_ALL_WARNINGS=OFF",
         ),
-        {"compiler": clang, "architectures": architectures, "ptx": table.ptx or "none"},
+        _facts(request, table, f"clang {made}"),
         home,
         wanted.folder.name,
     )
@@ -237,20 +235,19 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
     """A toolkit around `home`/bin/nvcc, checked against what the variant wants of it."""
     nvcc = home / "bin" / "nvcc"
     known = set(re.findall(r"compute_(\d+)", run.output([nvcc, "--list-gpu-arch"])))
-    architectures = table.compiled(request.platform)
-    lacking = [one for one in [*architectures, *([table.ptx] if table.ptx else [])] if one not in known]
     host, limit = _host(request, home)
     parts = (
         Part("nvcc", table.nvcc, found),
-        _architectures(architectures, table, lacking, f"nvcc {version}"),
+        _architectures(request, table, known, f"nvcc {version}"),
         Part("host compiler", limit or "any", host if host else None, f"{request.toolchain.name}, too new for this nvcc"),
         Part("cuBLAS", "headers and library", _first(home, "include/cublas_v2.h", "targets/*/include/cublas_v2.h")),
         Part("libcuda", "a stub to link with", _first(home, "lib*/stubs/libcuda.so", "targets/*/lib/stubs/libcuda.so")),
     )
     remedies = []
-    if lacking:
-        text = "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
-        remedies.append(text)
+    if parts[1].found is None:
+        remedies.append(
+            "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
+        )
     if not host:
         remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
     if absent := [part.what for part in parts[3:] if part.found is None]:
@@ -261,13 +258,19 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         parts,
         "\n".join(remedies),
         _cmake(request, table, home, nvcc),
-        {"compiler": f"nvcc {version}", "architectures": architectures, "ptx": table.ptx or "none"},
+        _facts(request, table, f"nvcc {version}"),
         home,
         f"nvcc {version} {home}",
     )
 
 
-def _architectures(architectures: list[str], table: Cuda, lacking: list[str], compiler: str) -> Part:
+def _facts(request: Request, table: Cuda, compiler: str) -> dict[str, str | list[str]]:
+    return {"compiler": compiler, "architectures": table.compiled(request.platform), "ptx": table.ptx or "none"}
+
+
+def _architectures(request: Request, table: Cuda, known: set[str], compiler: str) -> Part:
+    architectures = table.compiled(request.platform)
+    lacking = [one for one in [*architectures, *([table.ptx] if table.ptx else [])] if one not in known]
     wanted = f"{', '.join(architectures)}; PTX {table.ptx or 'none'}"
     return Part("architectures", wanted, None if lacking else "all known", f"{compiler}, which does not know {', '.join(lacking)}")
 

@@ -51,9 +51,10 @@ def install(
     env = run.environment()
     if label := archive.split_label(wheel.name)[1]:  # a labelled file by its path: uv wants the feature, pip cannot read the name
         env["UV_PREVIEW_FEATURES"] = "wheel-variants"
-        if installer == "uv" and not _fits(label):
+        fits = _fits(label)
+        if installer == "uv" and not fits:
             run.console.print(f"      no installer gives {label} to this machine: installed under its plain name", style="dim")
-        if installer == "pip" or not _fits(label):
+        if installer == "pip" or not fits:
             with run.replacing(environment.parent / archive.plain_path(wheel).name) as part:
                 shutil.copyfile(wheel, part)
             wheel = environment.parent / archive.plain_path(wheel).name

@@ -300,12 +300,17 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     if description and description.get("core") != fingerprint:
         yield Finding(DESCRIPTION, f"the plugin is of core {description.get('core')}, not {fingerprint}", "Build the wheel again.")
     plugins += [f"ggml-{description['name']}"] if "name" in description else []
-    names = [*plugins, "llama", "ggml", "mtmd", *(f"{name}-{fingerprint}" for name in ("ggml-base", "ggml", "llama", "mtmd"))]
-    expected = {f"llama_cpp/lib/lib{name}.so" for name in names}
+    expected = set(_libraries(plugins, fingerprint))
     for missing in sorted(expected - set(wheel.libraries)):
         yield Finding(wheel.path.name, f"lacks {missing}", "Build the wheel again.")
     for other in sorted(set(wheel.libraries) - expected):
         yield Finding(other, "is neither of the core nor one of its plugins", "Find out who put it there; CMakeLists.txt did not.")
+
+
+def _libraries(plugins: Iterable[str], fingerprint: str) -> list[str]:
+    """The names in a wheel of the core's libraries (CMakeLists.txt) and of these plugins."""
+    core = (f"{name}-{fingerprint}" for name in ("ggml-base", "ggml", "llama", "mtmd"))
+    return [f"llama_cpp/lib/lib{name}.so" for name in (*plugins, "llama", "ggml", "mtmd", *core)]
 
 
 def documents(wheel: Wheel) -> Iterator[Finding]:
@@ -396,9 +401,7 @@ def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
         files = archive.contents(path)
         with contextlib.suppress(KeyError, ValueError):
             core = json.loads(files["llama_cpp/lib/core.json"])
-            names = [*core["plugins"], "llama", "ggml", "mtmd"]
-            names += [f"{name}-{core['fingerprint']}" for name in ("ggml-base", "ggml", "llama", "mtmd")]
-            for name in (f"llama_cpp/lib/lib{stem}.so" for stem in names):
+            for name in _libraries(core["plugins"], core["fingerprint"]):
                 digest = hashlib.sha256(files[name]).hexdigest()
                 other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
                 if digest != expected:
