@@ -35,7 +35,15 @@ VARIANTS = [  # those that need nothing but pip; the others by name
 
 
 # Options of `build` and of `test` (True: with a value), so that one command line can serve both sessions.
-BUILD = {"--toolchain": True, "--toolkit": True, "--arch": True, "--jobs": True, "--build-number": True}
+BUILD = {
+    "--platform": True,
+    "--upstream": True,
+    "--toolchain": True,
+    "--toolkit": True,
+    "--arch": True,
+    "--jobs": True,
+    "--build-number": True,
+}
 BUILD |= dict.fromkeys(("--clean", "--keep-going", "--dry-run", "--wait"), False)
 TEST = {"--installer": True, "--wheel": True, "--python": True}
 
@@ -95,6 +103,34 @@ def verify(session: nox.Session) -> None:
     install(session)
     files = session.posargs or sorted(map(str, (ROOT / "dist").glob("*.whl")))
     session.run("python", "-m", "variants", "verify", *files)
+
+
+@nox.session(tags=["slow"], default=False)
+def core(session: nox.Session) -> None:
+    """Compile a core alone into parts/, for `assemble` on another machine; `-- [--platform linux_aarch64]`."""
+    install(session)
+    session.run("python", "-m", "variants", "core", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
+def plugin(session: nox.Session) -> None:
+    """Compile one variant's plugin into parts/, against the core there; `-- cuda13`."""
+    install(session)
+    session.run("python", "-m", "variants", "plugin", *session.posargs)
+
+
+@nox.session(default=False)
+def assemble(session: nox.Session) -> None:
+    """Make the wheels of the parts in parts/: assembled, repaired, labelled, verified; `-- [cpu cuda13]`."""
+    install(session)
+    session.run("python", "-m", "variants", "assemble", *session.posargs)
+
+
+@nox.session(default=False)
+def matrix(session: nox.Session) -> None:
+    """Print the jobs that make all wheels on many machines; `-- [--json] [--changed-since REF]`."""
+    install(session)
+    session.run("python", "-m", "variants", "matrix", *session.posargs, silent=False)
 
 
 @nox.session(tags=["wheel", "slow"])

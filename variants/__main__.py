@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,27 @@ from pathlib import Path
 import msgspec
 from rich.markup import escape
 
-from . import bench, build, explain, index, label, listing, machine, matrix, run, serve, smoke, source, status, toolchain, verify
+from . import (
+    bench,
+    build,
+    explain,
+    index,
+    jobs,
+    label,
+    listing,
+    machine,
+    matrix,
+    parts,
+    platforms,
+    repair,
+    run,
+    serve,
+    smoke,
+    source,
+    status,
+    toolchain,
+    verify,
+)  # fmt: skip
 from .errors import DiskError, UsageError, VariantsError
 
 
@@ -75,15 +96,46 @@ def _parser() -> argparse.ArgumentParser:
 
     make = step("build", "Build variants: a verified wheel of each in dist/.")
     make.add_argument("names", nargs="*", metavar="VARIANT", help=names)
-    make.add_argument("--toolchain", choices=toolchain.KINDS, help="zig: glibc 2.17, nothing needed (default without a plugin)")
+    _add_compiling(make)
     _add_toolkit(make)
-    make.add_argument("--jobs", type=_positive, default=0, metavar="N", help="parallel compile jobs (default: one a core)")
     make.add_argument("--build-number", type=_natural, metavar="N", help="a rebuild of the same version: installers prefer it")
     make.add_argument("--clean", action="store_true", help="remove what was compiled before")
     make.add_argument("--keep-going", action="store_true", help="build the other variants after one has failed")
     make.add_argument("--dry-run", action="store_true", help="print what would be done, step by step, and do nothing")
-    make.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
     make.set_defaults(do=_build)
+
+    one = step("core", "Compile a core alone, as a part for `assemble` on another machine.")
+    _add_compiling(one)
+    _add_parts(one)
+    one.set_defaults(do=_core)
+
+    added = step("plugin", "Compile one variant's plugin against the core among the parts, as a part for `assemble`.")
+    added.add_argument("name", metavar="VARIANT", help="a variant of the matrix that has a plugin")
+    _add_compiling(added)
+    _add_toolkit(added)
+    _add_parts(added)
+    added.set_defaults(do=_plugin)
+
+    whole = step("assemble", "Make verified wheels in dist/ of the parts: assemble, repair, label, verify.")
+    whole.add_argument("names", nargs="*", metavar="VARIANT", help=f"{names}, on all their platforms")
+    whole.add_argument("--platform", metavar="PLATFORM", help=f"this one alone: {', '.join(platforms.PLATFORMS)}")
+    whole.add_argument("--upstream", metavar="VERSION", help="another release than the pinned one")
+    whole.add_argument("--build-number", type=_natural, metavar="N", help="a rebuild of the same version: installers prefer it")
+    whole.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
+    _add_parts(whole)
+    whole.set_defaults(do=_assemble)
+
+    many = step("matrix", "Print the jobs that make all wheels, one command a line, in an order that works one after another.")
+    many.add_argument("names", nargs="*", metavar="VARIANT", help=f"{names[: names.index(' (')]} (default: all)")
+    many.add_argument("--json", action="store_true", help="for a CI system: jobs with runner, command, part and needs")
+    many.add_argument("--changed-since", metavar="REF", help="only variants whose wheels the changes since this commit may alter")
+    many.set_defaults(do=_matrix)
+
+    mend = step("repair", "Repair a raw wheel with its platform's own tool: auditwheel, delocate or delvewheel.")
+    mend.add_argument("file", type=Path, metavar="FILE", help="a raw wheel, as `assemble` leaves it below build/")
+    mend.add_argument("--exclude", action="append", default=[], metavar="LIBRARY", help="never graft this one (again for each)")
+    mend.add_argument("--out", type=Path, metavar="FOLDER", help="where the repaired wheel goes (default: repaired/ beside FILE)")
+    mend.set_defaults(do=_repair)
 
     tools = step("toolchain", "Show what a variant needs to be compiled, what of it is there, and what brings the rest.")
     tools.add_argument("names", nargs="*", metavar="VARIANT", help=names)
@@ -169,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("--all", action="store_true", help="show wheels for other platforms too")
     why.add_argument("--json", action="store_true", help="for programs: everything, as JSON")
     other = why.add_argument_group("another machine than this one (any of these; what is not named is not there)")
-    other.add_argument("--platform", metavar="PLATFORM", help=f"{', '.join(machine.PLATFORMS)}, or as in manylinux_2_28_x86_64")
+    other.add_argument("--platform", metavar="PLATFORM", help=f"{', '.join(platforms.PLATFORMS)}, or as in manylinux_2_28_x86_64")
     other.add_argument("--driver", metavar="CUDA", help="NVIDIA's driver, by the newest CUDA that it runs, as in 12.8")
     other.add_argument(
         "--sm", action="append", metavar="SM", help="compute capability of an NVIDIA GPU, as in 8.6 (again for each)"
@@ -209,6 +261,23 @@ def _add_toolkit(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_compiling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--platform", metavar="PLATFORM",
+        help=f"for another platform, the CPU core alone: {', '.join(platforms.PLATFORMS)} (default: this machine's)",
+    )  # fmt: skip
+    parser.add_argument("--upstream", metavar="VERSION", help="another release of llama-cpp-python than the pinned one")
+    parser.add_argument("--toolchain", choices=toolchain.KINDS, help="zig: needs nothing on the machine (default without plugin)")
+    parser.add_argument("--jobs", type=_positive, default=0, metavar="N", help="parallel compile jobs (default: one a core)")
+    parser.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parts", type=Path, default=source.ROOT / "parts", metavar="FOLDER", help="where the parts lie (default: parts)"
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError("must be 1 or more")
@@ -229,14 +298,50 @@ def _vendor(options: argparse.Namespace) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     chosen = _chosen(options.names)
-    fields = build.Options.__struct_fields__
-    given = {name: getattr(options, name) for name in fields}
-    build.build_all(chosen, build.Options(**given | {"architectures": tuple(options.architectures)}))
+    build.build_all(chosen, _options(options))
+
+
+def _options(options: argparse.Namespace) -> build.Options:
+    """What of the command line the build wants to know."""
+    given = {name: getattr(options, name) for name in build.Options.__struct_fields__ if hasattr(options, name)}
+    return build.Options(**given | {"architectures": tuple(given.get("architectures", ()))})
+
+
+def _core(options: argparse.Namespace) -> None:
+    parts.core(_options(options), options.parts)
+
+
+def _plugin(options: argparse.Namespace) -> None:
+    (variant,) = matrix.select([options.name], matrix.load())
+    parts.plugin_of(variant, _options(options), options.parts)
+
+
+def _assemble(options: argparse.Namespace) -> None:
+    parts.assemble_all(_chosen(options.names), _options(options), options.parts)
+
+
+def _matrix(options: argparse.Namespace) -> None:
+    variants = matrix.select(options.names, matrix.load())
+    if options.changed_since:
+        variants = jobs.touched(variants, options.changed_since)
+    made = jobs.jobs(variants)
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
+    else:
+        for job in [*made.core, *made.plugin, *made.assemble]:
+            sys.stdout.write(f"{job.command}\n")
+
+
+def _repair(options: argparse.Namespace) -> None:
+    target = options.out or options.file.parent / "repaired"
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    wheel = repair.repair(options.file, target, epoch, build.BUILD / "logs" / "repair.log", options.exclude)
+    run.console.print(str(wheel), markup=False)
 
 
 def _toolchain(options: argparse.Namespace) -> int:
     complete = True
-    asked = build.Options(toolchain=options.toolchain, toolkit=options.toolkit, architectures=tuple(options.architectures))
+    asked = _options(options)
     for variant in _chosen(options.names):
         complete &= build.show_toolchain(variant, asked)
     return 0 if complete else 5
@@ -255,7 +360,7 @@ def _upstream_tests(options: argparse.Namespace) -> None:
 
 def _offload(options: argparse.Namespace) -> None:
     for wheel in _wheels(options, ["vulkan"]):
-        smoke.offload(wheel, build.BUILD, build.host_platform())
+        smoke.offload(wheel, build.BUILD)
 
 
 def _old_cpus(options: argparse.Namespace) -> None:
@@ -332,7 +437,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    findings = {path: verify.verify(path) for path in options.files}
+    upstream = verify.upstream_here()
+    findings = {path: verify.verify(path, upstream) for path in options.files}
     for path, rows in findings.items():
         for row in rows:
             run.console.print(str(row), markup=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import re
 import uuid
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
@@ -15,42 +17,98 @@ from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from . import archive
+from . import archive, run
 from .errors import WheelError
+from .matrix import DESCRIPTION
+from .platforms import PLATFORMS
 from .source import Upstream
 from .toolchain import Toolchain
 
+#: What `python -m llama_cpp` and `verify` say of the core.
+CORE = "llama_cpp/lib/core.json"
 
-def assemble(
-    core_wheel: Path,
-    target_dir: Path,
-    upstream: Upstream,
-    toolchain: Toolchain,
-    build_number: int | None,
-    epoch: int,
-    extra: Mapping[str, bytes] | None = None,
-) -> Path:
-    """Write the raw wheel for `core_wheel` into `target_dir` and return its path.
+
+class Core(msgspec.Struct, frozen=True):
+    """What core.json, which CMakeLists.txt writes into every wheel, says of its core: the `fingerprint` in its SONAMEs, the
+    `toolchain` with its versions, the `platform` by its name in the matrix, the wheel platform that the toolchain promises (`tag`,
+    empty: whatever the repair tool finds), and its CPU `plugins`."""
+
+    fingerprint: str
+    toolchain: str
+    platform: str
+    plugins: list[str]
+    tag: str = ""
+
+
+def read_core(wheel: Path) -> Core:
+    """The core in a wheel.
+
+    Raises:
+        WheelError: it has none, or one of a platform that nobody knows.
+    """
+    try:
+        with archive.open_wheel(wheel) as opened:
+            core = msgspec.json.decode(opened.read(CORE), type=Core)
+    except (KeyError, msgspec.DecodeError, zipfile.BadZipFile) as error:
+        raise WheelError(f"{wheel} has no readable {CORE}: it has no core of ours.", "Build the core again.") from error
+    if core.platform not in PLATFORMS:
+        raise WheelError(f'{wheel} is of a platform "{core.platform}" that nobody knows.', "Build the core again.")
+    return core
+
+
+def document(core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: Toolchain, epoch: int) -> Path:
+    """Write the core as a part that stands for itself: tagged for its platform, with its licences and its bill of materials.
+
+    Raises:
+        WheelError: `core_wheel` is damaged.
+    """
+    files = archive.contents(core_wheel)
+    with archive.open_wheel(core_wheel) as opened:
+        info = archive.dist_info(opened)
+    for name, text in licences(upstream, toolchain).items():
+        files[f"{info}/licenses/{name}"] = text
+    files[f"{info}/sboms/llama_cpp_python.cdx.json"] = bill_of_materials(upstream, toolchain, epoch)
+    *stem, made_for = core_wheel.stem.split("-")  # by the machine that compiled it
+    raw = f"linux_{toolchain.platform.processor}" if toolchain.platform.system == "Linux" else toolchain.tag or made_for
+    files[f"{info}/WHEEL"] = with_tag(files[f"{info}/WHEEL"], "-".join([*stem[-2:], raw]))
+    target = target_dir / ("-".join([*stem, raw]) + ".whl")
+    run.remove(target_dir)
+    archive.write(target, files, epoch)
+    return target
+
+
+def assemble(part: Path, target_dir: Path, build_number: int | None, epoch: int, extra: Mapping[str, bytes] | None = None) -> Path:
+    """Write the raw wheel of a core's `part` into `target_dir` and return its path.
 
     `extra`: files of a plugin, by their names in the wheel. A build number (PEP 427) makes installers prefer this file to another
     of the same version.
 
     Raises:
-        WheelError: `core_wheel` is damaged.
+        WheelError: `part` is damaged, or the plugin was built against another core.
     """
-    files = archive.contents(core_wheel) | dict(extra or {})
-    with archive.open_wheel(core_wheel) as opened:
+    files = archive.contents(part) | dict(extra or {})
+    with archive.open_wheel(part) as opened:
         info = archive.dist_info(opened)
-    parts = core_wheel.name.split("-")
+    if DESCRIPTION in files:
+        core, wanted = read_core(part).fingerprint, msgspec.json.decode(files[DESCRIPTION])["core"]
+        if core != wanted:
+            raise WheelError(
+                f"The plugin is of core {wanted}, {part} has core {core}: they would not load together.",
+                "Build the plugin against this core: its part and the core's must come from one run.",
+            )
+    parts = part.name.split("-")
     if build_number is not None:
         parts.insert(2, str(build_number))
         files[f"{info}/WHEEL"] = _with_build(files[f"{info}/WHEEL"], build_number)
-    for name, text in licences(upstream, toolchain).items():
-        files[f"{info}/licenses/{name}"] = text
-    files[f"{info}/sboms/llama_cpp_python.cdx.json"] = bill_of_materials(upstream, toolchain, epoch)
     target = target_dir / "-".join(parts)
     archive.write(target, files, epoch)
     return target
+
+
+def with_tag(wheel_file: bytes, tag: str) -> bytes:
+    """A WHEEL file with this tag (``py3-none-win_amd64``) and no other."""
+    lines = [line for line in wheel_file.decode().splitlines() if line and not line.startswith("Tag:")]
+    return ("\n".join([*lines, f"Tag: {tag}"]) + "\n").encode()
 
 
 def _with_build(wheel_file: bytes, build_number: int) -> bytes:
@@ -99,6 +157,9 @@ def _header_licences(vendor: Path) -> dict[str, bytes]:
     return found
 
 
+_LINKED = {"zig": DisjunctiveLicense(id="MIT"), "mingw-w64": DisjunctiveLicense(id="ZPL-2.1")}
+
+
 def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> bytes:
     """A CycloneDX 1.6 document (PEP 770): what this wheel is made of, with llama.cpp's version and commit.
 
@@ -106,8 +167,7 @@ def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> b
     """
     llama_cpp = upstream.tree / "vendor" / "llama.cpp"
     version = _cmake_version(llama_cpp / "CMakeLists.txt", "LLAMA")
-    mit = DisjunctiveLicense(id="MIT")
-    apache = DisjunctiveLicense(name="Apache-2.0 WITH LLVM-exception")
+    mit, apache = DisjunctiveLicense(id="MIT"), DisjunctiveLicense(name="Apache-2.0 WITH LLVM-exception")
     root = Component(
         name="llama-cpp-python",
         version=upstream.version,
@@ -115,8 +175,8 @@ def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> b
         bom_ref="llama-cpp-python",
         licenses=[mit],
         purl=PackageURL("pypi", None, "llama-cpp-python", upstream.version),
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=upstream.sha256)],
-        description="Hash: SHA-256 of the source distribution",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=upstream.sha256)] if upstream.sha256 else [],
+        description="Hash: SHA-256 of the source distribution" if upstream.sha256 else "Built from its repository",
     )
     parts = [
         Component(
@@ -142,11 +202,11 @@ def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> b
                 version=toolchain.name.split()[1] if toolchain.kind == "zig" else None,
                 type=ComponentType.LIBRARY,
                 bom_ref=name,
-                licenses=[mit if name == "zig" else apache],
+                licenses=[_LINKED.get(name, apache)],
                 description=f"Linked statically by {toolchain.name}",
             )
         )
-    serial = uuid.uuid5(uuid.NAMESPACE_URL, f"llama-cpp-python {upstream.sha256} {toolchain.name}")
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, f"llama-cpp-python {upstream.content} {toolchain.name}")
     metadata = BomMetaData(component=root, timestamp=datetime.datetime.fromtimestamp(epoch, datetime.UTC))
     bom = Bom(components=parts, metadata=metadata, serial_number=serial)
     bom.register_dependency(root, parts)

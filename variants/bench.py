@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from . import archive, kits, machine, matrix, metadata, run, smoke, source, toolchain, toolkit
+from . import archive, kits, machine, matrix, metadata, platforms, run, smoke, source, toolchain, toolkit
 from .errors import CommandError, WheelError
 from .source import ROOT
 
@@ -147,7 +147,7 @@ def _upstream_wheel(folder: Path, log: Path, variant: matrix.Variant | None, avx
     plugin = variant.table.plugin if variant else None
     name = "-".join(filter(None, ["upstream", plugin, "" if avx else "no-avx"]))
     target, build = folder / name, folder / f"{name}-build"
-    tools = toolchain.find("system", folder)
+    tools = toolchain.find("system", folder, platforms.here())
     defines: list[str] = list(tools.cmake) if plugin else []
     environment: dict[str, str] = {}
     upstream = source.vendor()

@@ -7,7 +7,6 @@ import json
 import os
 import platform as host
 import shutil
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from . import (
     label,
     machine,
     matrix,
+    platforms,
     plugin,
     records,
     repair,
@@ -35,19 +35,21 @@ from . import (
 )  # fmt: skip
 from .errors import UsageError, VariantsError
 from .matrix import Variant
+from .platforms import PLATFORMS, Platform
 from .source import ROOT
 
 BUILD = ROOT / "build"
-#: Where wheels can be built so far, of the platforms in the matrix.
-HOSTS = ("linux_x86_64",)
 DIST = ROOT / "dist"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the command line says: toolchain kind (None: the variant's own), where the plugin's toolkit comes from (``index``,
-    ``machine``, a folder; None: the variant's own order), NVIDIA architectures (none: the variant's), parallel jobs, build number
-    (None: none), and the switches of the same name."""
+    """What the command line says: the platform (None: this machine's), the release of upstream (None: the pinned one), toolchain
+    kind (None: the variant's own), where the plugin's toolkit comes from (``index``, ``machine``, a folder; None: the variant's own
+    order), NVIDIA architectures (none: the variant's), parallel jobs, build number (None: none), and the switches of the same
+    name."""
 
+    platform: str | None = None
+    upstream: str | None = None
     toolchain: str | None = None
     toolkit: str | None = None
     architectures: tuple[str, ...] = ()
@@ -68,16 +70,12 @@ class Built(msgspec.Struct, frozen=True):
     cache: str | None
 
 
-def host_platform() -> str:
-    """This machine's platform as a wheel tag spells it (PEP 425).
+class Place(msgspec.Struct, frozen=True):
+    """Where one variant of one platform is built: the folders of its core and of its plugin (the core's, where it has none)."""
 
-    Raises:
-        UsageError: nothing is built on such a machine.
-    """
-    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    if platform not in HOSTS:
-        raise UsageError(f"This machine is {platform}.", f"Wheels are built on {', '.join(HOSTS)} so far.")
-    return platform
+    core: Path
+    own: Path
+    log: Path
 
 
 def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
@@ -86,23 +84,10 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
     Raises:
         VariantsError: a step failed; with `keep_going` after the other variants have been built.
     """
-    platform = host_platform()
-    variants = [_narrowed(variant, options) for variant in variants]
+    platform = chosen_platform(options)
+    variants = [narrowed(variant, options) for variant in variants]
     for variant in variants:
-        if platform not in variant.table.platforms:
-            raise UsageError(
-                f"{variant.name} is not built on {platform}.", f"{variant.file} names {', '.join(variant.table.platforms)}."
-            )
-        if variant.table.plugin and variant.table.plugin not in kits.KITS:
-            raise UsageError(
-                f"{variant.name} cannot be built yet: it wants ggml's plugin `{variant.table.plugin}`.",
-                f"Plugins that can be built: {', '.join(kits.KITS)}. docs/status.md says what there is.",
-            )
-        if variant.table.plugin and options.toolchain == "zig":
-            raise UsageError(
-                f"{variant.name} cannot be built with zig: an error that its plugin throws would end the process.",
-                "Leave out --toolchain: core and plugin are then compiled by the system's gcc or clang, with one C++ runtime.",
-            )
+        check(variant, platform, options)
     if options.dry_run:
         for variant in variants:
             _print_plan(variant, platform, options)
@@ -113,8 +98,9 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
         run.remove_leftovers(DIST)
         if options.clean:
             for variant in variants:
-                run.remove(_build_dir(platform, _kind(variant, options)))
-                run.remove(_plugin_dir(variant, platform))
+                place = place_of(variant, platform, options)
+                run.remove(place.core)
+                run.remove(place.own)
         for variant in variants:
             try:
                 built.append(_build(variant, platform, options))
@@ -123,13 +109,13 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
                     raise
                 run.console.print(f"[bold red]{variant.name} failed:[/] {escape(error.what)}\n{escape(error.remedy)}")
                 failed.append(error)
-    _print_table(built)
+    print_table(built)
     if failed:
         raise failed[0]
     return built
 
 
-def _narrowed(variant: Variant, options: Options) -> Variant:
+def narrowed(variant: Variant, options: Options) -> Variant:
     """The variant for the architectures of the command line, where it names some (``native``: of this machine's GPUs).
 
     Raises:
@@ -148,72 +134,151 @@ def _narrowed(variant: Variant, options: Options) -> Variant:
     return matrix.narrowed(variant, sorted(set(asked), key=int) if all(text.isdecimal() for text in asked) else asked)
 
 
-def _kind(variant: Variant, options: Options) -> str:
+def chosen_platform(options: Options) -> Platform:
+    """The platform that was asked for, or this machine's.
+
+    Raises:
+        UsageError: nobody knows it.
+    """
+    return platforms.get(options.platform) if options.platform else platforms.here()
+
+
+def check(variant: Variant, platform: Platform, options: Options) -> None:
+    """Can this be built here at all?
+
+    Raises:
+        UsageError: no; says why, and what can.
+    """
+    table, here = variant.table, platforms.here()
+    if platform.name not in table.platforms:
+        raise UsageError(
+            f"{variant.name} does not exist for {platform.name}.", f"{variant.file} names {', '.join(table.platforms)}."
+        )
+    if table.plugin and table.plugin not in kits.KITS:
+        raise UsageError(
+            f"{variant.name} cannot be built yet: it wants ggml's plugin `{table.plugin}`.",
+            f"Plugins that can be built: {', '.join(kits.KITS)}. docs/status.md says what there is.",
+        )
+    if table.plugin and platform != here:
+        raise UsageError(
+            f"{variant.name} for {platform.name} is built on such a machine; this one is {here.name}.",
+            "Across, only the CPU core can be built: `nox -s build_variant -- cpu --platform PLATFORM`.",
+        )
+    if table.plugin and options.toolchain == "zig":
+        raise UsageError(
+            f"{variant.name} cannot be built with zig: an error that its plugin throws would end the process.",
+            "Leave out --toolchain: core and plugin are then compiled by the system's gcc or clang, with one C++ runtime.",
+        )
+
+
+def kind(variant: Variant, options: Options) -> str:
     """The toolchain: one shared C++ runtime where a plugin may throw into the core, else the one that needs nothing."""
     return options.toolchain or ("system" if variant.table.plugin else "zig")
 
 
-def _build_dir(platform: str, kind: str) -> Path:
-    return BUILD / f"core-{platform}-{kind}"
+def place_of(variant: Variant, platform: Platform, options: Options) -> Place:
+    below = BUILD / "releases" / options.upstream if options.upstream else BUILD
+    core_dir = below / f"core-{platform.name}-{kind(variant, options)}"
+    log = BUILD / "logs" / f"{variant.name}-{platform.name}-{kind(variant, options)}.log"
+    return Place(core_dir, below / f"{variant.name}-{platform.name}" if variant.table.plugin else core_dir, log)
 
 
-def _plugin_dir(variant: Variant, platform: str) -> Path:
-    return BUILD / f"{variant.name}-{platform}"
+class Work(msgspec.Struct, frozen=True):
+    """What compiling wants: the compiler, the unpacked upstream, SOURCE_DATE_EPOCH, parallel jobs, and the cache's counter."""
+
+    tools: toolchain.Toolchain
+    upstream: source.Upstream
+    epoch: int
+    jobs: int
+    counter: cache.Counter | None
 
 
-def _build(variant: Variant, platform: str, options: Options) -> Built:
+def _build(variant: Variant, platform: Platform, options: Options) -> Built:
     """One variant, from source to ``dist/``. Each step is a function from files to a file and can be run again alone."""
-    kind = _kind(variant, options)
-    core_dir = _build_dir(platform, kind)
-    build_dir = _plugin_dir(variant, platform) if variant.table.plugin else core_dir
-    log = BUILD / "logs" / f"{variant.name}-{kind}.log"
-    run.remove(log)
+    place = place_of(variant, platform, options)
+    run.remove(place.log)
     steps = run.Steps(total=6 + bool(variant.label) + 2 * bool(variant.table.plugin))
-    pin = source.read_pin()
-    tools = toolchain.find(kind, BUILD / "toolchains")  # before anything is fetched: it may not be there
+    work = work_of(variant, platform, options, steps)
+    kit = find_toolkit(variant, work, options, steps) if variant.table.plugin else None
+    part = compile_core(work, place, steps)
+    made = compile_plugin(variant, kit, part, work, place, steps) if kit else None
+    wheel = finish(variant, part, made, work.upstream, place, options, steps)
+    record(wheel, work.tools.name, made)
+    return Built(variant.name, wheel, steps.done, str(work.counter) if work.counter else None)
+
+
+def work_of(variant: Variant, platform: Platform, options: Options, steps: run.Steps) -> Work:
+    """The compiler (before anything is fetched: it may not be there), and upstream's source."""
+    tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform)
+    log = place_of(variant, platform, options).log
     counter = cache.Counter(tools, log.with_suffix(".ccache")) if tools.cache else None
-    tools = counter.toolchain if counter else tools
-    with steps.step("vendor", f"{pin.name} {pin.version}"):
-        upstream = source.vendor()
-    epoch = _epoch(upstream)
-    kit = None
-    if variant.table.plugin:
-        with steps.step("toolkit", variant.table.plugin):
-            request = toolkit.Request(variant, tools, upstream.tree, platform, options.toolkit, True, log)
-            kit = toolkit.require(kits.find(request))
+    with steps.step("vendor", f"llama-cpp-python {options.upstream or source.read_pin().version}"):
+        upstream = source.vendor(vendor_dir=source.release(options.upstream))
     jobs = options.jobs or run.default_jobs()
-    with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {_short(log)}"):
-        wheel = core.build(upstream, tools, platform, jobs=jobs, log=log, build_dir=core_dir)
-    extra: dict[str, bytes] = {}
-    if kit:
-        with steps.step("plugin", f"{kit.plugin}, {', '.join(f'{part.what} {part.found}' for part in kit.parts)}"):
-            runtime = variant.table.runtime
-            made = plugin.build(kit, wheel, upstream, tools, platform, runtime=runtime, jobs=jobs, log=log, build_dir=build_dir)
-            extra = made.files()
-            features = kit.facts.get("shader_features")
-            if features == []:
-                run.console.print("      this glslc has no newer shader feature: correct, but slow on real GPUs (docs/status.md)")
-    with steps.step("assemble", "licences, bill of materials, build number"):
-        raw = assemble.assemble(wheel, build_dir / "raw", upstream, tools, options.build_number, epoch, extra)
-    with steps.step("repair", f"for {tools.manylinux or 'the lowest manylinux tag that is true'}"):
-        repaired = repair.repair(raw, build_dir / "repaired", tools, epoch, log, variant.table.runtime.foreign)
-    finished = repaired
+    return Work(counter.toolchain if counter else tools, upstream, _epoch(upstream), jobs, counter)
+
+
+def find_toolkit(variant: Variant, work: Work, options: Options, steps: run.Steps) -> toolkit.Toolkit:
+    """What the plugin needs beside the compiler."""
+    log = BUILD / "logs" / f"{variant.name}-toolkit.log"
+    run.remove(log)
+    with steps.step("toolkit", str(variant.table.plugin)):
+        name = work.tools.platform.name
+        request = toolkit.Request(variant, work.tools, work.upstream.tree, name, options.toolkit, True, log)
+        return toolkit.require(kits.find(request))
+
+
+def compile_core(work: Work, place: Place, steps: run.Steps) -> Path:
+    """The core's part."""
+    tools = work.tools
+    with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {short(place.log)}"):
+        wheel = core.build(work.upstream, tools, jobs=work.jobs, log=place.log, build_dir=place.core)
+        return assemble.document(wheel, place.core / "part", work.upstream, tools, work.epoch)
+
+
+def compile_plugin(variant: Variant, kit: toolkit.Toolkit, part: Path, work: Work, place: Place, steps: run.Steps) -> plugin.Plugin:
+    """The plugin, compiled against the core in `part`."""
+    with steps.step("plugin", f"{kit.plugin}, {', '.join(f'{one.what} {one.found}' for one in kit.parts)}"):
+        runtime = variant.table.runtime
+        made = plugin.build(
+            kit, part, work.upstream, work.tools, runtime=runtime, jobs=work.jobs, log=place.log, build_dir=place.own
+        )
+        if kit.facts.get("shader_features") == []:
+            run.console.print("      this glslc has no newer shader feature: correct, but slow on real GPUs (docs/status.md)")
+    return made
+
+
+def finish(
+    variant: Variant, part: Path, made: plugin.Plugin | None, upstream: source.Upstream, place: Place, options: Options,
+    steps: run.Steps,
+) -> Path:  # fmt: skip
+    """From the parts to a verified wheel in ``dist/``."""
+    epoch = _epoch(upstream)
+    with steps.step("assemble", "core, plugin, build number" if made else "core, build number"):
+        raw = assemble.assemble(part, place.own / "raw", options.build_number, epoch, made.files() if made else {})
+    about = assemble.read_core(raw)
+    with steps.step("repair", f"{PLATFORMS[about.platform].tool}, for {about.tag or 'the lowest tag that is true'}"):
+        finished = repair.repair(raw, place.own / "repaired", epoch, place.log, variant.table.runtime.foreign)
     if variant.label:
         with steps.step("label", variant.label):
-            finished = label.label(repaired, variant, build_dir / "labelled")
+            finished = label.label(finished, variant, place.own / "labelled")
     with steps.step("verify", finished.name):
-        verify.require(finished)
-    with steps.step("publish", f"{_short(DIST / finished.name)}"), run.replacing(DIST / finished.name) as part:
-        shutil.copyfile(finished, part)
-    _record(DIST / finished.name, tools, kit)
-    return Built(variant.name, DIST / finished.name, steps.done, str(counter) if counter else None)
+        verify.require(finished, upstream)
+    target = destination(variant, PLATFORMS[about.platform]) / finished.name
+    with steps.step("publish", f"{short(target)}"), run.replacing(target) as new:
+        shutil.copyfile(finished, new)
+    return target
 
 
-def _record(wheel: Path, tools: toolchain.Toolchain, kit: toolkit.Toolkit | None) -> None:
+def destination(variant: Variant, platform: Platform) -> Path:
+    """``dist/``; for a plain wheel that is not the one to be published on its platform (macOS without Metal), a folder below it."""
+    plain = matrix.labelled(None, platform.name)
+    return DIST if variant.label or plain is None or plain.name == variant.name else DIST / f"{variant.name}-only"
+
+
+def record(wheel: Path, toolchain_name: str, made: plugin.Plugin | None) -> None:
     """Write down with what the wheel was built, beside it."""
-    told = [tools.name]
-    for name, value in kit.facts.items() if kit else ():
-        told.append(f"{name.replace('_', ' ')} {', '.join(value) or 'none' if isinstance(value, list) else value}")
+    told = [toolchain_name, *toolkit.told(made.facts() if made else {})]
     with contextlib.suppress(OSError):  # the wheel is what was asked for
         here = {"processor": host.machine(), "system": machine.system(), "python": host.python_version()}
         records.add(wheel, what=records.BUILT, installer="", devices="", tools="; ".join(told), **here)
@@ -231,48 +296,43 @@ def _epoch(upstream: source.Upstream) -> int:
     return int(text)
 
 
-def _print_plan(variant: Variant, platform: str, options: Options) -> None:
+def _print_plan(variant: Variant, platform: Platform, options: Options) -> None:
     """What :func:`_build` would do, without doing any of it."""
+    place = place_of(variant, platform, options)
     pin = source.read_pin()
-    try:
-        upstream = source.read_tree(pin)
-        fetched = "is there already"
-    except VariantsError:
-        upstream = source.Upstream(source.TREE, pin.version, pin.sha256, 0, "unknown")
-        fetched = "would be fetched with pip, checked and unpacked"
-    kind = _kind(variant, options)
-    tools = toolchain.find(kind, BUILD / "toolchains", write=False)
-    core_dir = _build_dir(platform, kind)
-    build_dir = _plugin_dir(variant, platform) if variant.table.plugin else core_dir
-    defines = core.definitions(upstream, tools, platform)
-    command = " ".join(str(word) for word in core.wheel_command(defines, core_dir / "cmake", core_dir / "wheel"))
+    version = options.upstream or pin.version
+    upstream = source.Upstream(source.TREE, version, pin.sha256, 0, "unknown", "")
+    fetched = "would be fetched with pip, checked and unpacked"
+    with contextlib.suppress(VariantsError):
+        if version == pin.version:
+            upstream, fetched = source.read_tree(pin), "is there already"
+    tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform, write=False)
+    defines = core.definitions(upstream, tools)
+    command = " ".join(str(word) for word in core.wheel_command(upstream, defines, place.core / "cmake", place.core / "wheel"))
     number = "" if options.build_number is None else f", build number {options.build_number}"
     rows = [
-        ("vendor", f"{pin.archive} {fetched} ({_short(source.TREE)})"),
-        ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {_short(core_dir)}:\n      {command}"),
+        ("vendor", f"llama-cpp-python {version} {fetched} ({short(upstream.tree)})"),
+        ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {short(place.core)}:\n      {command}"),
         *([("toolkit", _plan_toolkit(variant, tools, upstream, platform, options))] if variant.table.plugin else []),
-        *([("plugin", f"ggml-{variant.table.plugin} against that core, in {_short(build_dir)}")] if variant.table.plugin else []),
-        ("assemble", f"add licences and bill of materials{number} -> {_short(build_dir / 'raw')}"),
-        (
-            "repair",
-            f"auditwheel, for {tools.manylinux or 'the lowest manylinux tag that is true'} -> {_short(build_dir / 'repaired')}",
-        ),
-        *([("label", f"as {variant.label} -> {_short(build_dir / 'labelled')}")] if variant.label else []),
+        *([("plugin", f"ggml-{variant.table.plugin} against that core, in {short(place.own)}")] if variant.table.plugin else []),
+        ("assemble", f"add licences and bill of materials{number} -> {short(place.own / 'raw')}"),
+        ("repair", f"{platform.tool}, for {tools.tag or 'the lowest tag that is true'} -> {short(place.own / 'repaired')}"),
+        *([("label", f"as {variant.label} -> {short(place.own / 'labelled')}")] if variant.label else []),
         ("verify", ", ".join(check.__name__.replace("_", " ") for check in verify.CHECKS)),
-        ("publish", f"rename into {_short(DIST)}"),
+        ("publish", f"rename into {short(destination(variant, platform))}"),
     ]
     run.console.print(
-        f"[bold]{variant.name}[/] for {platform}" + (", after removing " + _short(build_dir) if options.clean else "")
+        f"[bold]{variant.name}[/] for {platform.name}" + (", after removing " + short(place.own) if options.clean else "")
     )
     for number_, (name, text) in enumerate(rows, 1):
         run.console.print(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}")
 
 
 def _plan_toolkit(
-    variant: Variant, tools: toolchain.Toolchain, upstream: source.Upstream, platform: str, options: Options
+    variant: Variant, tools: toolchain.Toolchain, upstream: source.Upstream, platform: Platform, options: Options
 ) -> str:  # fmt: skip
     """What would be used beside the compiler, and what is missing."""
-    kit = kits.find(toolkit.Request(variant, tools, upstream.tree, platform, options.toolkit))
+    kit = kits.find(toolkit.Request(variant, tools, upstream.tree, platform.name, options.toolkit))
     return "; ".join(f"{part.what} {part.found or f'MISSING (wanted {part.wanted}, found {part.seen})'}" for part in kit.parts)
 
 
@@ -283,26 +343,27 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
         SourceError: upstream is not unpacked yet (its own tests say what a shader compiler can do).
         ToolchainError: there is no compiler, or nobody knows how to build the plugin yet.
     """
-    variant = _narrowed(variant, options)
-    tools = toolchain.find(_kind(variant, options), BUILD / "toolchains", write=False)
+    variant = narrowed(variant, options)
+    platform = chosen_platform(options)
+    tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform, write=False)
     caching = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
     run.console.print(f"{variant.name}: core and plugin with {tools.name}, {caching}", markup=False)
     if variant.table.plugin is None:
         return True
-    kit = kits.find(toolkit.Request(variant, tools, source.vendor().tree, host_platform(), options.toolkit))
+    kit = kits.find(toolkit.Request(variant, tools, source.vendor().tree, platform.name, options.toolkit))
     toolkit.show(kit)
     return not kit.missing
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _print_table(built: Sequence[Built]) -> None:
+def print_table(built: Sequence[Built]) -> None:
     for row in built:
         *_, tags = archive.parse_name(archive.plain_path(row.wheel))
         table = Table.grid(padding=(0, 2))
-        table.add_row("file", str(_short(row.wheel)))
+        table.add_row("file", str(short(row.wheel)))
         table.add_row("tag", ", ".join(sorted(str(tag) for tag in tags)))
         table.add_row("size", f"{row.wheel.stat().st_size / 1e6:.1f} MB")
         table.add_row("seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in row.steps))
@@ -323,13 +384,13 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
         rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, pin.version, variant.label)]
         if not rows:
             raise UsageError(
-                f"There is no {variant.name} wheel of {pin.version} in {_short(dist)}/.",
+                f"There is no {variant.name} wheel of {pin.version} in {short(dist)}/.",
                 f"Build it: `nox -s build_variant -- {variant.name}`.",
             )
         for wheel in rows:
             if why := stale(wheel):
                 raise UsageError(
-                    f"{_short(wheel)} is stale: {why}.",
+                    f"{short(wheel)} is stale: {why}.",
                     f"Build it again (`nox -s build_variant -- {variant.name}`) or remove the file.",
                 )
         found += rows
@@ -346,9 +407,9 @@ def stale(wheel: Path) -> str | None:
     files = archive.contents(wheel)
     pin = source.read_pin()
     try:
-        made = json.loads(files["llama_cpp/lib/core.json"])
-        upstream = source.Upstream(source.TREE, pin.version, pin.sha256, 0, "")
-        expected = core.fingerprint(upstream, made["toolchain"], host_platform())
+        made = json.loads(files[assemble.CORE])
+        upstream = source.read_tree(pin, source.TREE if pin.path is None else ROOT / pin.path)
+        expected = core.fingerprint(upstream, made["toolchain"], made["platform"])
     except (KeyError, ValueError):
         return "it has no readable llama_cpp/lib/core.json"
     if made["fingerprint"] != expected:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from . import run
 from .errors import CommandError
-from .source import ROOT, Upstream
+from .source import ROOT, TREE, Upstream
 from .toolchain import Toolchain, configured
+
+#: How everything is compiled.
+RULES = next(path for path in (ROOT / "variants" / "CMakeLists.txt", ROOT / "CMakeLists.txt") if path.is_file())
 
 
 def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
@@ -20,7 +23,7 @@ def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
     It stands in the SONAMEs of the core, so that a plugin built against another core does not load (docs/design.md).
     """
     inputs = {
-        "upstream": upstream.sha256,
+        "upstream": upstream.content,
         "rules": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _rules()],
         "toolchain": toolchain_name,
         "platform": platform,
@@ -30,37 +33,58 @@ def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
 
 def _rules() -> list[Path]:
     """Our own files that go into the libraries."""
-    return [ROOT / "CMakeLists.txt", *sorted((ROOT / "llama_cpp" / "guard").glob("*.[ch]pp"))]
+    return [RULES, *sorted((ROOT / "llama_cpp" / "guard").glob("*.[ch]pp"))]
 
 
-def definitions(upstream: Upstream, toolchain: Toolchain, platform: str) -> list[str]:
+def definitions(upstream: Upstream, toolchain: Toolchain) -> list[str]:
     """The CMake arguments (``-DNAME=VALUE``) that make this core."""
     values: dict[str, object] = {
         "LLAMA_CPP_UPSTREAM": upstream.tree,
-        "LLAMA_CPP_FINGERPRINT": fingerprint(upstream, toolchain.name, platform),
+        "LLAMA_CPP_FINGERPRINT": fingerprint(upstream, toolchain.name, toolchain.platform.name),
         "LLAMA_CPP_COMMIT": upstream.commit,
         "LLAMA_CPP_TOOLCHAIN": toolchain.name,
+        "LLAMA_CPP_PLATFORM": toolchain.platform.name,
+        "LLAMA_CPP_TAG": toolchain.tag or "",
     }
+    if toolchain.platform.system == "Windows":
+        values["LLAMA_CPP_PYTHON"] = sys.executable
     return [*toolchain.cmake, *(f"-D{name}={value}" for name, value in values.items())]
 
 
-def wheel_command(defines: list[str], build_dir: Path, target: Path) -> list[str | Path]:
-    """The command that compiles and packs the core: scikit-build-core, through the standard front end, in this environment."""
+def wheel_command(upstream: Upstream, defines: list[str], build_dir: Path, target: Path) -> list[str | Path]:
+    """The command that compiles and packs the core: scikit-build-core, through the standard front end, in this environment.
+
+    Where this repository's files lie in upstream's own (docs/adopting.md), pyproject.toml says how *that* is built: what differs is
+    given here.
+    """
     settings = [f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines]
+    if adopted():
+        settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=", *_NOT_OURS]
+    elif upstream.tree != TREE:
+        settings.append(f"-Cwheel.packages.llama_cpp={upstream.tree.relative_to(ROOT).as_posix()}/llama_cpp")
     return [
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", target,
         f"-Cbuild-dir={build_dir}", *settings, ROOT,
     ]  # fmt: skip
 
 
-def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int, log: Path, build_dir: Path) -> Path:
+# In upstream's package folder, but not of the wheel: the guard's source, and what upstream's own build leaves there.
+_NOT_OURS = ("-Cwheel.exclude=llama_cpp/guard/**", "-Cwheel.exclude=llama_cpp/lib/**")
+
+
+def adopted() -> bool:
+    """Do our files lie in upstream's own repository?"""
+    return (ROOT / "variants" / "CMakeLists.txt").is_file()
+
+
+def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, build_dir: Path) -> Path:
     """Compile the core in `build_dir` (only what has changed) and return its wheel, not yet repaired, in `build_dir`/wheel.
 
     Raises:
         CommandError: it does not compile; the message ends with the compiler's last lines.
     """
     target = build_dir / "wheel"
-    stamp, made = build_dir / "core.stamp", _stamp(upstream, toolchain, platform)
+    stamp, made = build_dir / "core.stamp", _stamp(upstream, toolchain)
     if (
         (found := list(target.glob("*.whl")))
         and stamp.exists()
@@ -74,8 +98,9 @@ def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int,
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
         "CMAKE_GENERATOR": "Ninja",
         "NINJA_STATUS": "[%f/%t] ",
+        "LLAMA_CPP_UPSTREAM": str(upstream.tree),  # for variants/upstream_metadata.py
     }
-    command = wheel_command(definitions(upstream, toolchain, platform), build_dir / "cmake", target)
+    command = wheel_command(upstream, definitions(upstream, toolchain), build_dir / "cmake", target)
     remedy = "Correct what the compiler complains of, then run the same command again."
 
     def compiling(count: int) -> None:
@@ -89,10 +114,10 @@ def build(upstream: Upstream, toolchain: Toolchain, platform: str, *, jobs: int,
     return wheels[0]
 
 
-def _stamp(upstream: Upstream, toolchain: Toolchain, platform: str) -> str:
+def _stamp(upstream: Upstream, toolchain: Toolchain) -> str:
     """All that decides the core's wheel, beside upstream's source files, which ninja looks at."""
     files = [ROOT / "pyproject.toml", *sorted((ROOT / "llama_cpp").glob("*.py")), *sorted(upstream.tree.glob("llama_cpp/**/*.py"))]
-    digest = hashlib.sha256(fingerprint(upstream, toolchain.name, platform).encode())
+    digest = hashlib.sha256(fingerprint(upstream, toolchain.name, toolchain.platform.name).encode())
     for path in files:
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)).encode())

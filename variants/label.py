@@ -7,9 +7,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from . import archive, machine, metadata
+from . import archive, metadata
 from .errors import WheelError
 from .matrix import DESCRIPTION, Variant, as_built
+from .platforms import of_tag
 
 _FILE = "variant.json"
 
@@ -35,7 +36,7 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
         raise WheelError(
             f"{variant.name} is the plain wheel, which has no label.", f"Name a variant with a label; see {variant.file}."
         )
-    platforms = {machine.short(tag.platform) or tag.platform for tag in tags}
+    platforms = {known.name if (known := of_tag(tag.platform)) else tag.platform for tag in tags}
     if not platforms <= set(variant.table.platforms):
         raise WheelError(
             f"{wheel} is for {', '.join(sorted(tag.platform for tag in tags))}, where {variant.name} does not exist.",

@@ -17,16 +17,8 @@ import msgspec
 from packaging import tags
 
 from .errors import UsageError
+from .platforms import PLATFORMS
 
-#: Platforms by the short names of the matrix, and the newest system that each stands for where nothing more is said.
-PLATFORMS = {
-    "linux_x86_64": "manylinux_2_39_x86_64",
-    "linux_aarch64": "manylinux_2_39_aarch64",
-    "win_amd64": "win_amd64",
-    "win_arm64": "win_arm64",
-    "macosx_arm64": "macosx_14_0_arm64",
-    "macosx_x86_64": "macosx_14_0_x86_64",
-}
 _LINUX = re.compile(r"(?P<libc>many|musl)linux_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>\w+)")
 _MACOS = re.compile(r"macosx_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>x86_64|arm64)")
 _WINDOWS = re.compile(r"win_(?P<arch>amd64|arm64)|win32")
@@ -53,7 +45,7 @@ class Machine(Hardware, frozen=True):
     AMD's architectures (``gfx1100``) and ROCm version (``7.0.0``). `cpu`: the processor's name in archspec. `preview`: uv's preview
     feature for variants is on. `notes`: how it was found out, one line a fact."""
 
-    platform: str = PLATFORMS["linux_x86_64"]
+    platform: str = PLATFORMS["linux_x86_64"].newest
     python: str = "3.12"
     notes: tuple[str, ...] = ()
 
@@ -84,7 +76,8 @@ def checked(machine: Machine) -> Machine:
     Raises:
         UsageError: a fact is not written as it should be; names the option.
     """
-    platform = PLATFORMS.get(machine.platform, machine.platform)
+    known = PLATFORMS.get(machine.platform)
+    platform = known.newest if known else machine.platform
     if not any(pattern.fullmatch(platform) for pattern in (_LINUX, _MACOS, _WINDOWS)):
         raise UsageError(
             f'--platform: nobody knows the platform "{platform}".',
@@ -103,12 +96,6 @@ def checked(machine: Machine) -> Machine:
             f'--cpu: nobody knows the processor "{machine.cpu}".', "Use a name of archspec, as in haswell, zen4, x86_64_v3, m1."
         )
     return msgspec.structs.replace(machine, platform=platform)
-
-
-def short(platform: str) -> str | None:
-    """The matrix's name for a wheel platform: ``linux_x86_64`` for ``manylinux_2_17_x86_64``; None where it has none."""
-    name = re.sub(r"^(?:many|musl)linux(?:_\d+_\d+|\d+)_|^linux_", "linux_", re.sub(r"^macosx_\d+_\d+_", "macosx_", platform))
-    return name if name in PLATFORMS else None
 
 
 def detect() -> Machine:

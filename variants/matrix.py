@@ -14,7 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from . import metadata
 from .errors import MatrixError, UsageError
-from .machine import PLATFORMS
+from .platforms import PLATFORMS
 
 FOLDER = Path(__file__).parent
 #: In a wheel with a plugin: what `python -m llama_cpp` and `verify` say of it.
@@ -80,7 +80,8 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A matrix file as it stands on disk. Keys without a default are required.
 
     summary: one line for people. platforms: on which the variant exists, by the short names of :mod:`.machine`, which are wheel
-    platforms before repair. label: the variant label of PEP 825; none for the plain wheel. plugin: ggml's backend that goes in
+    platforms before repair. unpublished: those of them where another variant's plain wheel is published, and this one is built
+    for tests alone. label: the variant label of PEP 825; none for the plain wheel. plugin: ggml's backend that goes in
     beside the core (``cuda`` for libggml-cuda). properties: what the label stands for, namespace -> feature -> values, beside what
     `cuda` and `rocm` give. runtime: see :class:`Runtime`. smoke: see :class:`Smoke`.
     """
@@ -88,6 +89,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     summary: str
     platforms: list[str]
     smoke: Smoke
+    unpublished: list[str] = []
     label: str | None = None
     plugin: str | None = None
     cuda: Cuda | None = None
@@ -169,11 +171,13 @@ def load(folder: Path = FOLDER) -> dict[str, Variant]:
     variants = {file.stem: read(file) for file in sorted(folder.glob("*.toml"))}
     if not variants:
         raise MatrixError(f"There is no *.toml in {folder}.", "Restore the folder: `git checkout -- variants`.")
-    by_label: dict[str | None, Variant] = {}
+    by_label: dict[tuple[str | None, str], Variant] = {}
     for variant in variants.values():
-        twin = by_label.setdefault(variant.label, variant)
-        if twin is not variant:
-            label = f'label "{variant.label}"' if variant.label else "no label (the plain wheel)"
+        for platform in variant.table.platforms:
+            place = (variant.label, platform if variant.label is None else "")
+            if platform in variant.table.unpublished or (twin := by_label.setdefault(place, variant)) is variant:
+                continue
+            label = f'label "{variant.label}"' if variant.label else f"no label (the plain wheel) on {platform}"
             raise MatrixError(
                 f"{twin.file} and {variant.file} both have {label}.",
                 "A label names one set of properties (PEP 825): give one of them another `label`.",
@@ -195,6 +199,8 @@ def read(file: Path) -> Variant:
         raise MatrixError(
             f'{file}: key `platforms`: nobody knows the platform "{unknown[0]}".', f"Known platforms: {', '.join(PLATFORMS)}."
         )
+    if alone := sorted(set(table.unpublished) - set(table.platforms)):
+        raise MatrixError(f"{file}: key `unpublished` names {alone[0]}.", "Name what also stands in `platforms`.")
     if not table.platforms:
         raise MatrixError(f"{file}: key `platforms` is empty.", f"Name at least one of {', '.join(PLATFORMS)}.")
     if not table.summary.strip() or "\n" in table.summary:
@@ -258,9 +264,14 @@ def _check_values(file: Path, variant: Variant) -> None:
             ) from error
 
 
-def labelled(label: str | None) -> Variant | None:
-    """The variant of the matrix that has this label (None: the plain wheel), or None where there is none."""
-    return next((variant for variant in load().values() if variant.label == label), None)
+def labelled(label: str | None, platform: str | None = None) -> Variant | None:
+    """The variant of the matrix that has this label (None: the plain wheel), or None where there is none.
+
+    `platform`: the one that is published there, where the plain wheel is not the same variant everywhere (macOS: Metal).
+    """
+    found = [variant for variant in load().values() if variant.label == label]
+    own = [variant for variant in found if platform in variant.table.platforms and platform not in variant.table.unpublished]
+    return next(iter(own or found), None)
 
 
 def select(names: Sequence[str], variants: dict[str, Variant]) -> list[Variant]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -11,9 +12,11 @@ import msgspec
 from . import archive, core, run
 from .errors import CommandError, WheelError
 from .matrix import DESCRIPTION, Runtime
-from .source import ROOT, Upstream
+from .source import Upstream
 from .toolchain import Toolchain, configured
 from .toolkit import Toolkit
+
+_PART = DESCRIPTION.rpartition("/")[2]
 
 
 class Plugin(msgspec.Struct, frozen=True):
@@ -27,10 +30,43 @@ class Plugin(msgspec.Struct, frozen=True):
         """What goes into the wheel, by name."""
         return {f"llama_cpp/lib/{self.file.name}": self.file.read_bytes(), DESCRIPTION: self.description}
 
+    def facts(self) -> dict[str, str | list[str]]:
+        """What its toolkit was (:attr:`.Toolkit.facts`)."""
+        return msgspec.json.decode(self.description, type=_Described).toolkit
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """Of plugin.json, what is asked of it here."""
+
+    name: str
+    toolkit: dict[str, str | list[str]] = {}
+
+
+def save(plugin: Plugin, folder: Path) -> None:
+    """Write the plugin as a part, for another machine to read."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(plugin.file, folder / plugin.file.name)
+    (folder / _PART).write_bytes(plugin.description)
+
+
+def read(folder: Path) -> Plugin:
+    """The plugin that :func:`save` wrote.
+
+    Raises:
+        WheelError: the part is incomplete or damaged.
+    """
+    try:
+        description = (folder / _PART).read_bytes()
+        name = msgspec.json.decode(description, type=_Described).name
+        (file,) = folder.glob(f"*ggml-{name}.*")
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise WheelError(f"{folder} is no plugin's part: {error}.", "Copy the whole folder that `nox -s plugin` made.") from error
+    return Plugin(name, file, description)
+
 
 def build(
-    kit: Toolkit, core_wheel: Path, upstream: Upstream, toolchain: Toolchain, platform: str, *, runtime: Runtime, jobs: int,
-    log: Path, build_dir: Path,
+    kit: Toolkit, core_wheel: Path, upstream: Upstream, toolchain: Toolchain, *, runtime: Runtime, jobs: int, log: Path,
+    build_dir: Path,
 ) -> Plugin:  # fmt: skip
     """Compile the plugin in `build_dir` (only what has changed), linked against the libggml-base of `core_wheel`.
 
@@ -40,7 +76,8 @@ def build(
         CommandError: it does not compile; the message ends with the compiler's last lines.
         WheelError: `core_wheel` is of another core than this checkout and toolchain make.
     """
-    name = f"libggml-base-{core.fingerprint(upstream, toolchain.name, platform)}.so"
+    platform = toolchain.platform
+    name = platform.library(f"ggml-base-{core.fingerprint(upstream, toolchain.name, platform.name)}")
     library = build_dir / "core" / name
     try:
         with archive.open_wheel(core_wheel) as opened:
@@ -51,7 +88,7 @@ def build(
         with run.replacing(library) as part:
             part.write_bytes(content)
     tree, out = build_dir / "cmake", build_dir / "out"
-    defines = [*core.definitions(upstream, toolchain, platform), *kit.cmake]
+    defines = [*core.definitions(upstream, toolchain), *kit.cmake]
     defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
     defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(runtime.libraries)}"]
     env = configured(run.environment(), toolchain) | {
@@ -63,7 +100,7 @@ def build(
         env["CCACHE_COMPILERCHECK"] = f"string:{toolchain.name} {kit.identity}"
     remedy = "Correct what the compiler complains of, then run the same command again."
     run.remove(out)
-    run.command(["cmake", "-S", ROOT, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)
+    run.command(["cmake", "-S", core.RULES.parent, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)
     target = f"ggml-{kit.plugin}"
     compiling: list[str | Path] = ["cmake", "--build", tree, "--target", target, "--parallel"]
     run.with_fewer_jobs(jobs, lambda count: run.command([*compiling, str(count)], log=log, env=env, remedy=remedy))

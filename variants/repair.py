@@ -1,49 +1,127 @@
-"""Repair: auditwheel gives the wheel the manylinux tag that it honestly has, and would graft a library that is missing."""
+"""Repair: each platform's own tool gives the wheel its honest tag, grafts what is missing, and leaves what comes from elsewhere.
+
+Linux: auditwheel. macOS: delocate. Windows: delvewheel.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import archive, run
-from .errors import WheelError
-from .toolchain import Toolchain
+import msgspec
+
+from . import archive, assemble, binary, run
+from .errors import ToolchainError, WheelError
+from .platforms import PLATFORMS, Platform
 
 
-def repair(raw: Path, target_dir: Path, toolchain: Toolchain, epoch: int, log: Path, system: Sequence[str] = ()) -> Path:
-    """Repair the wheel `raw` into `target_dir` and return the new file, its name changed to the tag it got.
+class Job(msgspec.Struct, frozen=True):
+    """One repair: the `raw` wheel, the folder for the new one, the `platform`, the wheel platform that its toolchain `promised`
+    (empty: nothing), the `epoch` (seconds since 1970), the `log`, and the names of libraries that are never grafted (`foreign`: the
+    driver's, and those of other packages)."""
 
-    `system`: libraries that a plugin needs and that are never grafted. The tag is the toolchain's promise where it makes one
-    (zig: its target glibc), else the lowest that auditwheel finds true.
+    raw: Path
+    target_dir: Path
+    platform: Platform
+    promised: str
+    epoch: int
+    log: Path
+    foreign: Sequence[str]
+
+
+def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence[str] = ()) -> Path:
+    """Repair the wheel `raw` into `target_dir`, by the tool of its platform, and return the new file, named by the tag it got.
 
     Raises:
-        CommandError: the wheel does not keep the promise, or needs a library that is nowhere.
+        CommandError: the wheel does not keep its toolchain's promise, or needs a library that is nowhere.
+        ToolchainError: the platform's tool works on that platform alone; says what to run there.
+        WheelError: it has no core of ours.
     """
-    promised = toolchain.manylinux or "auto"
-    env = run.environment(SOURCE_DATE_EPOCH=str(epoch))
-    arguments: list[str | Path] = [
-        sys.executable, "-m", "auditwheel", "repair", "--plat", promised, "--only-plat", "-z", "1", "--wheel-dir", target_dir,
-        *(word for name in system for word in ("--exclude", name)), raw,
-    ]  # fmt: skip
+    core = assemble.read_core(raw)
+    platform = PLATFORMS[core.platform]
     run.remove(target_dir)
-    run.command(arguments, log=log, env=env, remedy=f"See what the libraries need: `python -m auditwheel show {raw}`.")
-    wheels = list(target_dir.glob("*.whl"))
+    target_dir.mkdir(parents=True)
+    repaired = _TOOLS[platform.tool](Job(raw, target_dir, platform, core.tag, epoch, log, foreign))
+    return _canonical(repaired, epoch)
+
+
+def _auditwheel(job: Job) -> Path:
+    """The promised tag where the toolchain makes one (zig: its target's glibc), else the lowest that auditwheel finds true."""
+    return _run(job, "auditwheel", "repair", "--plat", job.promised or "auto", "--only-plat", "-z", "1",
+                "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), job.raw,
+                remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
+
+
+def _delvewheel(job: Job) -> Path:
+    """Runs on every system. Nothing is renamed: our libraries find each other by names of their own (docs/design.md), and a DLL
+    that is grafted lies in the folder from which llama_cpp/_backends.py opens the core."""
+    repaired = _run(job, "delvewheel", "repair", "--analyze-existing", "--no-mangle-all", "--wheel-dir", job.target_dir,
+                    "--ignore-existing", *(("--exclude", os.pathsep.join(job.foreign)) if job.foreign else ()), job.raw,
+                    remedy=f"See what the libraries need: `python -m delvewheel show --analyze-existing {job.raw}`.")  # fmt: skip
+    return _kept_init(job, repaired)
+
+
+def _kept_init(job: Job, repaired: Path) -> Path:
+    """The wheel with its own Python files: delvewheel puts code for the folder of grafted libraries into every ``__init__.py``."""
+    files, before = archive.contents(repaired), archive.contents(job.raw)
+    grafted = {name: content for name, content in files.items() if name.split("/")[0].endswith(".libs")}
+    if grafted:
+        for name, content in grafted.items():
+            if name.lower().endswith(".dll"):
+                files[f"llama_cpp/lib/{name.rpartition('/')[2]}"] = content
+            del files[name]
+    files |= {name: content for name, content in before.items() if name.endswith(".py")}
+    archive.write(repaired, files, job.epoch)
+    return repaired
+
+
+#: What delocate calls, and LLVM's stand-ins for those that have one.
+_APPLE = {"otool": "llvm-otool", "install_name_tool": "llvm-install-name-tool", "lipo": "llvm-lipo", "codesign": None}
+
+
+def _delocate(job: Job) -> Path:
+    """Wants Apple's tools to graft anything. A wheel that needs nothing but itself and the system is only checked, anywhere."""
+    wanting = binary.wanting(archive.contents(job.raw), job.foreign)
+    if not wanting:
+        target = job.target_dir / job.raw.name
+        shutil.copyfile(job.raw, target)
+        return target
+    lacking = [tool for tool in _APPLE if not shutil.which(tool, path=run.environment()["PATH"])]
+    if lacking:
+        rows = "\n".join(f"  {name} needs {', '.join(needs)}" for name, needs in wanting.items())
+        raise ToolchainError(
+            f"{job.raw.name} has to be repaired, and this machine has no {', '.join(lacking)}, which delocate calls:\n{rows}",
+            f"On a Mac with the command line tools: `python -m variants repair {job.raw.name}`.",
+        )
+    return _run(job, "delocate.cmd.delocate_wheel", "--wheel-dir", job.target_dir, "--lib-sdir", "lib", "--verbose",
+                *(word for name in job.foreign for word in ("--exclude", name)), job.raw,
+                remedy="See what the libraries need: `otool -L`.")  # fmt: skip
+
+
+_TOOLS: Mapping[str, Callable[[Job], Path]] = {"auditwheel": _auditwheel, "delvewheel": _delvewheel, "delocate": _delocate}
+
+
+def _run(job: Job, module: str, *arguments: str | Path, remedy: str) -> Path:
+    """Run a repair tool and return the one wheel that it wrote."""
+    env = run.environment(SOURCE_DATE_EPOCH=str(job.epoch))
+    run.command([sys.executable, "-m", module, *arguments], log=job.log, env=env, remedy=remedy)
+    wheels = list(job.target_dir.glob("*.whl"))
     if len(wheels) != 1:
-        raise WheelError(f"auditwheel left {len(wheels)} wheels in {target_dir}.", f"See {log}.")
-    return _canonical(wheels[0], epoch)
+        raise WheelError(f"{module} left {len(wheels)} wheels in {job.target_dir}.", f"See {job.log}.")
+    return wheels[0]
 
 
 def _canonical(wheel: Path, epoch: int) -> Path:
-    """The same wheel with the PEP 600 tag alone (auditwheel adds ``manylinux2014``), written by our own deterministic writer."""
+    """The same wheel with one tag alone (auditwheel adds ``manylinux2014``; PEP 600), written by our own deterministic writer."""
     stem, _, platforms = wheel.stem.rpartition("-")
-    platform = next((p for p in platforms.split(".") if p.startswith("manylinux_")), platforms)
+    platform = next((p for p in platforms.split(".") if p.startswith(("manylinux_", "musllinux_"))), platforms)
     files = archive.contents(wheel)
     with archive.open_wheel(wheel) as opened:
         header = f"{archive.dist_info(opened)}/WHEEL"
-    lines = [line for line in files[header].decode().splitlines() if line and not line.startswith("Tag:")]
-    tags = "-".join(stem.split("-")[-2:])
-    files[header] = ("\n".join([*lines, f"Tag: {tags}-{platform}"]) + "\n").encode()
+    files[header] = assemble.with_tag(files[header], "-".join([*stem.split("-")[-2:], platform]))
     target = wheel.with_name(f"{stem}-{platform}.whl")
     archive.write(target, files, epoch)
     if target != wheel:

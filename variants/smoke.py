@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from . import archive, machine, matrix, plugin, records, run, source, toolchain
+from . import archive, machine, matrix, platforms, plugin, records, run, source, toolchain
 from .errors import SourceError, ToolchainError, UsageError, WheelError
 from .source import ROOT
 from .toolkit import Toolkit
@@ -140,7 +140,7 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
         records.add(wheel, what="test_inference.py", installer="uv", **facts, **counts)
 
 
-def offload(wheel: Path, build_dir: Path, platform: str) -> None:
+def offload(wheel: Path, build_dir: Path) -> None:
     """Compile ggml's RPC plugin for the wheel's core and run ``tests/inference/test_rpc.py``: offload over loopback.
 
     Raises:
@@ -150,12 +150,12 @@ def offload(wheel: Path, build_dir: Path, platform: str) -> None:
     """
     log = build_dir / "logs" / "offload.log"
     run.remove(log)
-    tools, upstream = toolchain.find("system", build_dir / "toolchains"), source.vendor()
+    tools, upstream = toolchain.find("system", build_dir / "toolchains", platforms.here()), source.vendor()
     run.console.print(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core")
     with run.locked(build_dir):
         made = plugin.build(
-            Toolkit("rpc", (), ""), wheel, upstream, tools, platform, runtime=matrix.Runtime(), jobs=run.default_jobs(), log=log,
-            build_dir=build_dir / f"rpc-{platform}",
+            Toolkit("rpc", (), ""), wheel, upstream, tools, runtime=matrix.Runtime(), jobs=run.default_jobs(), log=log,
+            build_dir=build_dir / f"rpc-{tools.platform.name}",
         )  # fmt: skip
     python = install(wheel, "uv", build_dir / "smoke" / "offload", log)
     libraries = next((build_dir / "smoke" / "offload").glob("lib/python*/site-packages/llama_cpp/lib"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -32,11 +33,13 @@ _MAX_BYTES = 2_000_000_000
 
 
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``vendor/upstream.toml``: distribution name, version, and the SHA-256 (hex) of its sdist."""
+    """``vendor/upstream.toml``: distribution name, version, and the SHA-256 (hex) of its sdist; or the `path` of a tree that is
+    there already, relative to the repository (``.`` where upstream's own repository has adopted this one: docs/adopting.md)."""
 
-    name: str
-    version: str
-    sha256: str
+    name: str = "llama-cpp-python"
+    version: str = ""
+    sha256: str = ""
+    path: str | None = None
 
     @property
     def archive(self) -> str:
@@ -47,8 +50,9 @@ class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Upstream(msgspec.Struct, frozen=True):
     """The unpacked tree and what was read from it.
 
-    epoch: seconds since 1970, the newest time in the sdist, for SOURCE_DATE_EPOCH. commit: llama.cpp's, as upstream's changelog
-    states it, or ``unknown``.
+    sha256: of the sdist, empty for a tree named by its path. epoch: seconds since 1970, the newest time in the sdist, for
+    SOURCE_DATE_EPOCH. commit: llama.cpp's, as upstream's changelog states it, or ``unknown``. content: SHA-256 over what is
+    compiled, the same for an sdist and for the repository it was made of.
     """
 
     tree: Path
@@ -56,6 +60,7 @@ class Upstream(msgspec.Struct, frozen=True):
     sha256: str
     epoch: int
     commit: str
+    content: str
 
 
 def read_pin(file: Path = PIN) -> Pin:
@@ -66,6 +71,8 @@ def read_pin(file: Path = PIN) -> Pin:
     """
     try:
         pin = msgspec.toml.decode(file.read_bytes(), type=Pin)
+        if pin.path is not None:
+            return msgspec.structs.replace(pin, version=_version_of(ROOT / pin.path))
         Version(pin.version)
         if not re.fullmatch("[0-9a-f]{64}", pin.sha256):
             raise ValueError("`sha256` is not 64 hexadecimal digits")
@@ -74,6 +81,28 @@ def read_pin(file: Path = PIN) -> Pin:
     except (OSError, msgspec.DecodeError, ValueError) as error:
         raise SourceError(f"{file}: {error}.", "Restore it: `git checkout -- vendor/upstream.toml`.") from error
     return pin
+
+
+def release(version: str | None) -> Path:
+    """The folder with the pin and the tree of this release: ``vendor/``, or one of its own below it, made on first use.
+
+    Raises:
+        SourceError: that is no version number, there is no such release, or the pin names a tree by its path.
+    """
+    if version is None or (not PIN.is_file()) or read_pin().version == version:
+        return VENDOR
+    if (pin := read_pin()).path is not None:
+        raise SourceError(f"{PIN} names the tree in {pin.path}, which is {pin.version}.", "Leave out --upstream.")
+    try:
+        folder = VENDOR / "releases" / str(Version(version))
+    except InvalidVersion as error:
+        raise SourceError(f'"{version}" is no version number.', "Name a release of llama-cpp-python, as in `0.3.36`.") from error
+    if not (folder / PIN.name).is_file():
+        with run.replacing(folder) as part:
+            part.mkdir(parents=True)
+            (part / PIN.name).write_text(PIN.read_text(encoding="utf-8"), encoding="utf-8")
+            _move(pin, folder.name, part / PIN.name)
+    return folder
 
 
 def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
@@ -87,15 +116,19 @@ def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
     run.remove_leftovers(vendor_dir)
     pin_file, tree = vendor_dir / PIN.name, vendor_dir / TREE.name
     pin = read_pin(pin_file)
+    if pin.path is not None:
+        if version not in (None, pin.version):
+            raise SourceError(f"{pin_file} names the tree in {pin.path}, which is {pin.version}.", "Check that release out there.")
+        return read_tree(pin, ROOT / pin.path)
     if version is not None and version != pin.version:
         pin = _move(pin, version, pin_file)
     stamp = tree / _STAMP
-    if not (stamp.is_file() and stamp.read_text().split()[:1] == [pin.sha256]):
+    if not (stamp.is_file() and (fields := stamp.read_text().split())[:1] == [pin.sha256] and len(fields) == 3):
         archive = _archive(pin, vendor_dir)
         run.console.print(f"      unpacking {archive.name}", style="dim")
         with run.replacing(tree) as part:
             epoch = unpack(archive, part)
-            (part / _STAMP).write_text(f"{pin.sha256} {epoch}\n")
+            (part / _STAMP).write_text(f"{pin.sha256} {epoch} {content(part)}\n")
             run.remove(tree)
     return read_tree(pin, tree)
 
@@ -106,13 +139,55 @@ def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
     Raises:
         SourceError: it is not there, or of another release.
     """
+    if pin.path is not None:
+        if not (tree / "vendor" / "llama.cpp" / "CMakeLists.txt").is_file():
+            raise SourceError(f"{tree} has no vendor/llama.cpp.", "Fetch it: `git submodule update --init --recursive`.")
+        return Upstream(tree, pin.version, "", _newest(tree), _commit(tree, pin.version), content(tree))
     stamp = tree / _STAMP
     if not stamp.is_file():
         raise SourceError(f"Upstream's source is not in {tree}.", "Fetch it: `nox -s vendor`.")
-    sha256, epoch = stamp.read_text().split()
+    sha256, epoch, compiled = [*stamp.read_text().split(), "0", ""][:3]
     if sha256 != pin.sha256:
         raise SourceError(f"{tree} holds another release than {pin.version}, which is pinned.", "Fetch it: `nox -s vendor`.")
-    return Upstream(tree, pin.version, pin.sha256, int(epoch), _commit(tree, pin.version))
+    return Upstream(tree, pin.version, pin.sha256, int(epoch), _commit(tree, pin.version), compiled)
+
+
+def _version_of(tree: Path) -> str:
+    """``__version__`` in a tree's ``llama_cpp/__init__.py``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    file = tree / "llama_cpp" / "__init__.py"
+    found = re.search(r'^__version__\s*=\s*"([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise ValueError(f"`path`: {file} has no __version__")
+    return found[1]
+
+
+# What CMakeLists.txt compiles of llama.cpp, and not what an sdist leaves out.
+_COMPILED = ("CMakeLists.txt", "cmake", "common", "ggml", "include", "src", "tools/mtmd", "vendor")
+
+
+def content(tree: Path) -> str:
+    """SHA-256 (hex) over the names and contents of what is compiled from an upstream tree."""
+    llama_cpp = tree / "vendor" / "llama.cpp"
+    digest = hashlib.sha256()
+    for name in _COMPILED:
+        top = llama_cpp / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                digest.update(f"{path.relative_to(llama_cpp).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _newest(tree: Path) -> int:
+    """When a tree that is no sdist was last changed (seconds since 1970): its commit's time, else its newest file's."""
+    if (tree / ".git").exists():
+        text = run.output(["git", "-C", tree, "log", "-1", "--format=%ct"]).strip()
+        if text.isdecimal():
+            return int(text)
+    return max(int(path.stat().st_mtime) for path in (tree / "llama_cpp").rglob("*.py"))
 
 
 def _commit(tree: Path, version: str) -> str:

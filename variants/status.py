@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from . import archive, machine, matrix, records
+from . import archive, matrix, records
+from .platforms import of_tag
 from .source import ROOT
 
 #: Records that are kept: copies of ``dist/*.runs.json`` of wheels whose figures stand in the documents.
@@ -37,8 +38,8 @@ def markdown(kept: Path = KEPT) -> str:
         plain, label = archive.split_label(name)
         variant = matrix.labelled(label)
         *_, tags = archive.parse_name(Path(plain))
-        for platform in {machine.short(tag.platform) for tag in tags}:
-            if variant and platform:
+        for platform in {known.name for tag in tags if (known := of_tag(tag.platform))}:
+            if variant:
                 by_place.setdefault((variant.name, platform), []).extend((name, run) for run in runs)
     lines = [_HEAD, "| variant | platform | built | ran on the CPU | ran on its device |", "|---|---|---|---|---|"]
     for variant in matrix.load().values():

@@ -1,7 +1,8 @@
-"""Compilers: zig from the package index (the default), or the gcc or clang of this system."""
+"""Compilers: zig from the package index (the default, for every platform), or the gcc or clang of this system."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -12,27 +13,28 @@ from pathlib import Path
 
 import msgspec
 
-from . import run
+from . import platforms, run
 from .errors import ToolchainError
+from .platforms import Platform
 from .source import ROOT
 
 KINDS = ("zig", "system")
 
 # The CPU plugins for Alder Lake and Sapphire Rapids need -mavxvnni and -mamx-int8: gcc 11, clang 12.
 _MINIMUM = {"gcc": (11, 0), "clang": (12, 0)}
-_GLIBC = "2.17"  # zig's target, hence manylinux_2_17
 
 
 class Toolchain(msgspec.Struct, frozen=True):
-    """What compiles: `kind` (of :data:`KINDS`), a `name` with every version that shapes the bytes, how CMake gets it, the
-    manylinux tag it is built for (None: whatever auditwheel finds), the compiler cache in use, and the files whose licences the
-    wheel must carry because it links them statically (name -> licence file)."""
+    """What compiles: `kind` (of :data:`KINDS`), a `name` with every version that shapes the bytes, the platform that it compiles
+    for, how CMake gets it, the wheel platform that it promises (None: whatever the repair tool finds), the compiler cache in use,
+    and the files whose licences the wheel must carry because it links them statically (name -> licence file)."""
 
     kind: str
     name: str
+    platform: Platform
     cmake: tuple[str, ...]
     environment: dict[str, str]
-    manylinux: str | None
+    tag: str | None
     cache: str | None
     linked: dict[str, Path]
 
@@ -48,14 +50,22 @@ class Toolchain(msgspec.Struct, frozen=True):
         return next(found, None)
 
 
-def find(kind: str, build_dir: Path, write: bool = True) -> Toolchain:
-    """The toolchain of this kind, with its wrapper scripts below `build_dir` (unless `write` is false).
+def find(kind: str, build_dir: Path, platform: Platform, write: bool = True) -> Toolchain:
+    """The toolchain of this kind for `platform`, with its wrapper scripts below `build_dir` (unless `write` is false).
 
     Raises:
-        ToolchainError: it is not on this machine, or too old.
+        ToolchainError: it is not on this machine, is too old, or does not compile for that platform.
     """
     launcher = _compiler_cache()
-    return _zig(build_dir, launcher, write) if kind == "zig" else _system(launcher)
+    if kind == "zig":
+        return _zig(build_dir, platform, launcher, write)
+    here = platforms.here()
+    if platform != here:
+        raise ToolchainError(
+            f"The system's compiler makes wheels for {here.name}, not for {platform.name}.",
+            "Leave out --toolchain: zig compiles the CPU core for every platform; a plugin is compiled on its own.",
+        )
+    return _system(platform, launcher)
 
 
 def _compiler_cache() -> Path | None:
@@ -69,7 +79,19 @@ def _launcher(cache: Path | None) -> tuple[str, ...]:
     return (f"-DCMAKE_C_COMPILER_LAUNCHER={cache}", f"-DCMAKE_CXX_COMPILER_LAUNCHER={cache}") if cache else ()
 
 
-def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
+# zig's driver wants LLVM's names where gcc and clang take Arm's: -march=armv8.2-a+dotprod+fp16 is generic+v8_2a+dotprod+fullfp16.
+_TRANSLATE = r"""for argument do
+    shift
+    case $argument in -march=armv*) argument=$(printf %s "$argument" | sed \
+        -e 's/^-march=armv8-a/-mcpu=generic/' -e 's/^-march=armv\([0-9]*\)\.\([0-9]*\)-a/-mcpu=generic+v\1_\2a/' \
+        -e 's/+fp16/+fullfp16/' -e 's/+nosve/-sve/') ;;
+    esac
+    set -- "$@" "$argument"
+done
+"""
+
+
+def _zig(build_dir: Path, platform: Platform, cache: Path | None, write: bool) -> Toolchain:
     try:
         import ziglang
     except ImportError as error:
@@ -79,37 +101,60 @@ def _zig(build_dir: Path, cache: Path | None, write: bool) -> Toolchain:
         ) from error
     home = Path(ziglang.__file__).parent
     version = run.output([sys.executable, "-m", "ziglang", "version"]).strip()
-    target = f"x86_64-linux-gnu.{_GLIBC}"
-    folder = build_dir / f"zig-{version}-{target}"
-    zig = home / "zig"
+    name = f"zig {version} {platform.zig}"
+    folder = build_dir / f"zig-{version}-{platform.zig}"
     # A cache of this checkout's own. Two zig installations that share one rewrite each other's stubs of libc while the other
     # links: the link then takes memcpy and its like from compiler_rt, and the bytes differ (seen with zig 0.17.1).
-    zig_cache = shlex.quote(str(build_dir / "zig-cache"))
-    cache_lines = f"export ZIG_GLOBAL_CACHE_DIR={zig_cache} ZIG_LOCAL_CACHE_DIR={zig_cache}\n"
-    for tool, words in {"cc": f"cc -target {target}", "c++": f"c++ -target {target}", "ar": "ar", "ranlib": "ranlib"}.items():
-        text = f'#!/bin/sh\n# zig {version}\n{cache_lines}exec {shlex.quote(str(zig))} {words} "$@"\n'
-        script = folder / tool
+    zig_cache = build_dir / "zig-cache"
+    compiling = _TRANSLATE if platform.processor == "aarch64" or platform.name == "macosx_arm64" else ""
+    tools = {"cc": f"cc -target {platform.zig}", "c++": f"c++ -target {platform.zig}", "ar": "ar", "ranlib": "ranlib"}
+    tools |= {"rc": "rc"} if platform.system == "Windows" else {}
+    if platform.system == "Darwin":  # CMake wants one, and does not call it: install names are right from the start
+        tools["install_name_tool"] = "install_name_tool is not a tool of"
+    for tool, words in tools.items():
+        text = _script(f"zig {version}", home, zig_cache, words, compiling if tool in ("cc", "c++") else "")
+        script = folder / platforms.executable(tool)
         if write and (not script.is_file() or script.read_text(encoding="utf-8") != text):
             with run.replacing(script) as part:
                 part.write_text(text, encoding="utf-8")
                 part.chmod(0o755)
-    runtime = {"zig": home / "LICENSE"}
-    runtime |= {f"LLVM {name}": home / "lib" / name / "LICENSE.TXT" for name in ("libcxx", "libcxxabi", "libunwind")}
+    linked = {"zig": home / "LICENSE"}
+    linked |= {f"LLVM {part}": home / "lib" / part / "LICENSE.TXT" for part in ("libcxx", "libcxxabi", "libunwind")}
+    linked |= {"mingw-w64": home / "lib" / "libc" / "mingw" / "COPYING"} if platform.system == "Windows" else {}
+    across = platform != platforms.here()
+    target = (f"-DCMAKE_SYSTEM_NAME={platform.system}", f"-DCMAKE_SYSTEM_PROCESSOR={platform.processor}") if across else ()
+    variables = {"C_COMPILER": "cc", "CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}
+    variables |= {"RC_COMPILER": "rc"} if "rc" in tools else {}
+    variables |= {"INSTALL_NAME_TOOL": "install_name_tool"} if platform.system == "Darwin" else {}
+    same = f"string:{name}{hashlib.sha256(compiling.encode()).hexdigest()[:8] if compiling else ''}"
     return Toolchain(
         kind="zig",
-        name=f"zig {version} {target}",
+        name=name,
+        platform=platform,
         cmake=(
-            f"-DCMAKE_C_COMPILER={folder / 'cc'}", f"-DCMAKE_CXX_COMPILER={folder / 'c++'}",
-            f"-DCMAKE_AR={folder / 'ar'}", f"-DCMAKE_RANLIB={folder / 'ranlib'}", *_launcher(cache),
+            *(f"-DCMAKE_{variable}={folder / platforms.executable(tool)}" for variable, tool in variables.items()), *target,
+            *_launcher(cache),
         ),
-        environment={"CCACHE_COMPILERTYPE": "clang", "CCACHE_COMPILERCHECK": f"string:zig {version} {target}"} if cache else {},
-        manylinux=f"manylinux_{_GLIBC.replace('.', '_')}_x86_64",
+        environment={"CCACHE_COMPILERTYPE": "clang", "CCACHE_COMPILERCHECK": same} if cache else {},
+        tag=platform.tag,
         cache=cache.name if cache else None,
-        linked=runtime,
+        linked=linked,
     )  # fmt: skip
 
 
-def _system(cache: Path | None) -> Toolchain:
+def _script(comment: str, home: Path, cache: Path, words: str, before: str) -> str:
+    """A wrapper that calls zig: CMake wants compilers that are one word."""
+    if os.name == "nt":
+        lines = [f"@rem {comment}", *(f"@set {name}={cache}" for name in _CACHES), f'@"{home / "zig.exe"}" {words} %*']
+        return "\r\n".join([*lines, ""])
+    exports = " ".join(f"{name}={shlex.quote(str(cache))}" for name in _CACHES)
+    return f'#!/bin/sh\n# {comment}\nexport {exports}\n{before}exec {shlex.quote(str(home / "zig"))} {words} "$@"\n'
+
+
+_CACHES = ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
+
+
+def _system(platform: Platform, cache: Path | None) -> Toolchain:
     cc, cxx = _compiler("CC", ("cc", "gcc", "clang")), _compiler("CXX", ("c++", "g++", "clang++"))
     family, version = _version(cxx)
     minimum = _MINIMUM[family]
@@ -121,9 +166,10 @@ def _system(cache: Path | None) -> Toolchain:
     return Toolchain(
         kind="system",
         name=f"{family} {_dotted(version)}",
+        platform=platform,
         cmake=(f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}", *_launcher(cache)),
         environment={},
-        manylinux=None,
+        tag=None,
         cache=cache.name if cache else None,
         linked={},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -68,6 +69,11 @@ def require(kit: Toolkit) -> Toolkit:
     return kit
 
 
+def told(facts: Mapping[str, object]) -> list[str]:
+    """A toolkit's facts for people, one line each: ``shader features: none``."""
+    return [f"{name.replace('_', ' ')} {', '.join(v) or 'none' if isinstance(v, list) else v}" for name, v in facts.items()]
+
+
 def show(kit: Toolkit) -> None:
     """Print what was wanted and found, and what will be used."""
     table = Table.grid(padding=(0, 2))
@@ -75,8 +81,8 @@ def show(kit: Toolkit) -> None:
         table.add_row("[green]✓[/]" if part.found else "[red]✗[/]", part.what, part.wanted, part.found or f"found {part.seen}")
     run.console.print(f"[bold]{kit.plugin}[/]")
     run.console.print(table, width=None if run.console.is_terminal else 160)
-    for name, value in kit.facts.items():
-        run.console.print(f"   {name}: {', '.join(value) or 'none' if isinstance(value, list) else value}", markup=False)
+    for text in told(kit.facts):
+        run.console.print(f"   {text}", markup=False)
     if kit.missing:
         run.console.print(kit.remedy, markup=False)
 

@@ -6,6 +6,7 @@ backend alone (``[tool.scikit-build.metadata]``), hence free of this package's o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from email.message import Message
@@ -13,7 +14,7 @@ from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
-TREE = Path(__file__).parent.parent / "vendor" / "llama_cpp_python"
+TREE = Path(os.environ.get("LLAMA_CPP_UPSTREAM") or Path(__file__).parent.parent / "vendor" / "llama_cpp_python")
 
 
 def read(tree: Path = TREE) -> Message:

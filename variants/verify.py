@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -18,14 +19,12 @@ from installer.sources import WheelFile
 from packaging.tags import Tag, parse_tag
 from packaging.utils import canonicalize_name
 
-from . import archive, elf, matrix, metadata, run, source
+from . import archive, binary, matrix, metadata, platforms, run, source, toolkit
 from .errors import SourceError, WheelError
-from .matrix import DESCRIPTION
+from .matrix import DESCRIPTION, Variant
+from .platforms import PLATFORMS, Platform
+from .source import Upstream
 
-#: Libraries that every Linux system with the wheel's glibc has (PEP 600). The C++ runtime is there for `--toolchain system`.
-SYSTEM_LIBRARIES = frozenset(
-    "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 ld-linux-x86-64.so.2 libstdc++.so.6 libgcc_s.so.1".split()
-)
 # Folders in which people and services build. An absolute path below one of them has no business in a library.
 _BUILD_PATH = re.compile(rb"/(?:home|root|Users|builds?|runner|workspace|private|var/folders)/[\w.+-]+/[\x21-\x7e]*")
 
@@ -41,13 +40,13 @@ class Finding(msgspec.Struct, frozen=True):
         return f"{self.file}: {self.fact}. {self.remedy}"
 
 
-class Wheel(msgspec.Struct, frozen=True):
+class Wheel(msgspec.Struct, frozen=True, dict=True):
     """A wheel in memory: its path, its files, the name of its dist-info folder, its libraries, and why one is none."""
 
     path: Path
     files: dict[str, bytes]
     info: str
-    libraries: dict[str, elf.Library]
+    libraries: dict[str, binary.Library]
     damaged: dict[str, str] = {}
 
     @property
@@ -67,10 +66,22 @@ class Wheel(msgspec.Struct, frozen=True):
                 yield link
 
     @property
+    def platform(self) -> Platform:
+        """The platform of its tags; of several or an unknown one, Linux x86-64's rules apply."""
+        *_, tags = archive.parse_name(self.plain)
+        known = [platform for tag in tags if (platform := platforms.of_tag(tag.platform))]
+        return known[0] if known else PLATFORMS["linux_x86_64"]
+
+    @functools.cached_property
+    def variant(self) -> Variant | None:
+        """The variant of the matrix that has its label."""
+        return matrix.labelled(archive.split_label(self.path.name)[1], self.platform.name)
+
+    @property
     def plugin_file(self) -> str | None:
         """The name in the wheel of the GPU plugin that the matrix gives to this label."""
-        variant = matrix.labelled(archive.split_label(self.path.name)[1])
-        return f"llama_cpp/lib/libggml-{variant.table.plugin}.so" if variant and variant.table.plugin else None
+        plugin = self.variant.table.plugin if self.variant else None
+        return f"llama_cpp/lib/{self.platform.plugin(plugin)}" if plugin else None
 
     def plugin(self) -> dict[str, object]:
         """What plugin.json says of the plugin, or nothing where the wheel has none.
@@ -86,17 +97,17 @@ class Wheel(msgspec.Struct, frozen=True):
         return BytesParser().parsebytes(self.files.get(f"{self.info}/{name}", b""))
 
 
-def verify(path: Path, tree: Path | None = source.TREE) -> list[Finding]:
+def verify(path: Path, upstream: Upstream | None) -> list[Finding]:
     """Everything that is wrong with the wheel at `path`; an empty list for one that may be published.
 
-    With `tree`, the unpacked upstream of the same version, also that none of its files is missing.
+    With `upstream` of the same version, also that none of its files is missing.
 
     Raises:
         WheelError: it cannot be read as a wheel at all.
     """
     wheel = read(path)
     findings = [finding for check in CHECKS for finding in check(wheel)]
-    return findings + (list(missing_files(wheel, tree)) if tree is not None else [])
+    return findings + (list(missing_files(wheel, upstream)) if upstream else [])
 
 
 def read(path: Path) -> Wheel:
@@ -110,9 +121,9 @@ def read(path: Path) -> Wheel:
     with archive.open_wheel(path) as opened:
         wheel = Wheel(path, files, archive.dist_info(opened), {}, {})
     for name, content in files.items():
-        if elf.is_elf(content):
+        if binary.is_library(content):
             try:
-                wheel.libraries[name] = elf.read(content)
+                wheel.libraries[name] = binary.read(content)
             except ValueError as error:
                 wheel.damaged[name] = str(error)
     return wheel
@@ -127,7 +138,7 @@ def labels(wheel: Wheel) -> Iterator[Finding]:
             raise ValueError("there is no label in the file name")
         if label is not None:
             found = metadata.read_wheel(content or b"", label)
-            variant = matrix.labelled(label)
+            variant = wheel.variant
             if variant is None:
                 raise ValueError(f"the matrix has no label {label}")
             *_, tags = archive.parse_name(wheel.plain)
@@ -141,9 +152,9 @@ def labels(wheel: Wheel) -> Iterator[Finding]:
 
 
 def damaged(wheel: Wheel) -> Iterator[Finding]:
-    """Every ELF file can be read."""
+    """Every library can be read."""
     for name, why in wheel.damaged.items():
-        yield Finding(name, f"damaged ELF file ({why})", "Build the wheel again.")
+        yield Finding(name, f"damaged library ({why})", "Build the wheel again.")
 
 
 def record(wheel: Wheel) -> Iterator[Finding]:
@@ -182,25 +193,47 @@ def names(wheel: Wheel) -> Iterator[Finding]:
 
 
 def tag(wheel: Wheel) -> Iterator[Finding]:
-    """The platform tag is not lower than what auditwheel's own analysis finds."""
+    """The platform tag is true: not lower than auditwheel's own analysis (Linux) or than the libraries' macOS; one processor."""
     *_, tags = archive.parse_name(wheel.plain)
-    platforms = sorted(tag.platform for tag in tags)
-    if not all(platform.startswith("manylinux_") for platform in platforms):
+    names = sorted(tag.platform for tag in tags)
+    known = {platforms.of_tag(name) for name in names}
+    if len(known) != 1 or None in known or any(name.startswith("linux_") for name in names):
         yield Finding(
-            wheel.path.name, f"platform is {', '.join(platforms)}, which no index takes", "Repair it: build it again with nox."
+            wheel.path.name, f"platform is {', '.join(names)}, which no index takes", "Repair it: build it again with nox."
         )
         return
+    for name, library in wheel.libraries.items():
+        if library.machine != wheel.platform.machine or library.format != wheel.platform.format:
+            yield Finding(name, f"is {library.format} for {library.machine}, in a wheel for {names[0]}", "Build the wheel again.")
+    if wheel.platform.system == "Linux":
+        yield from _linux_tag(wheel, names)
+    elif wheel.platform.system == "Darwin":
+        yield from _macos_tag(wheel, names)
+
+
+def _macos_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
+    """The oldest macOS of the tag is not older than that of any library (PEP 425, "Platform tag")."""
+    for platform in names:
+        promised = tuple(int(number) for number in re.findall(r"\d+", platform)[:2])
+        for name, library in wheel.libraries.items():
+            if library.minimum and library.minimum > promised:
+                wanted = ".".join(map(str, library.minimum))
+                yield Finding(name, f"wants macOS {wanted}, the wheel claims {platform}", "Set MACOSX_DEPLOYMENT_TARGET.")
+
+
+def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
+    """auditwheel finds no newer libc than the tag says (PEP 600, PEP 656)."""
     with wheel.as_plain() as path:
         text = run.output([sys.executable, "-m", "auditwheel", "show", "--json", path], env=run.environment())
     try:
         report = json.loads(text[text.index("{") :])
-        keys = ("sym_tag",) if _drivers(wheel) else ("overall", "overall_tag", "tag")  # a driver's library is no matter of glibc
+        keys = ("sym_tag",) if _drivers(wheel) else ("overall", "overall_tag", "tag")  # a driver's library is no matter of libc
         found = next(str(report[key]) for key in keys if key in report)
     except (ValueError, StopIteration):
         yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {text.strip()[-300:]}", "Build it again.")
         return
-    for platform in platforms:
-        if _glibc(found) is None or (_glibc(platform) or (0, 0)) < (_glibc(found) or (0, 0)):
+    for platform in names:
+        if _libc(found) is None or (_libc(platform) or (0, 0)) < (_libc(found) or (0, 0)):
             yield Finding(
                 wheel.path.name,
                 f"claims {platform}, but auditwheel finds {found}",
@@ -208,8 +241,8 @@ def tag(wheel: Wheel) -> Iterator[Finding]:
             )
 
 
-def _glibc(platform: str) -> tuple[int, int] | None:
-    match = re.match(r"manylinux_(\d+)_(\d+)_", platform)
+def _libc(platform: str) -> tuple[int, int] | None:
+    match = re.match(r"(?:many|musl)linux_(\d+)_(\d+)_", platform)
     return (int(match[1]), int(match[2])) if match else None
 
 
@@ -222,24 +255,24 @@ def _drivers(wheel: Wheel) -> dict[str, set[str]]:
 
 def _runtime(wheel: Wheel) -> matrix.Runtime:
     """What the matrix says of libraries from elsewhere for this wheel's label."""
-    variant = matrix.labelled(archive.split_label(wheel.path.name)[1])
-    return variant.table.runtime if variant else matrix.Runtime()
+    return wheel.variant.table.runtime if wheel.variant else matrix.Runtime()
 
 
 def needed(wheel: Wheel) -> Iterator[Finding]:
     """Every NEEDED entry lies beside the library or belongs to the system, a plugin's to the driver; RPATHs lead nowhere else."""
     drivers = _drivers(wheel)
-    packages = {f"$ORIGIN/../../{folder}" for folder in _runtime(wheel).libraries}
+    origin = wheel.platform.origin
+    packages = {f"{origin}/../../{folder}" for folder in _runtime(wheel).libraries}
     for name, library in wheel.libraries.items():
         folder = name.rpartition("/")[0]
-        for entry in library.needed:
-            if f"{folder}/{entry}" not in wheel.files and entry not in SYSTEM_LIBRARIES | drivers.get(name, set()):
-                yield Finding(name, f"needs {entry}, which is neither in the wheel nor part of every system", "Repair or link it.")
+        beside = [other.rpartition("/")[2] for other in wheel.files if other.rpartition("/")[0] == folder]
+        for entry in library.lacks([*beside, *drivers.get(name, ())]):
+            yield Finding(name, f"needs {entry}, which is neither in the wheel nor part of every system", "Repair or link it.")
         for path in library.rpath:
-            allowed = {"$ORIGIN"} | (packages if name in drivers else set())
+            allowed = {origin} | (packages if name in drivers else set())
             if path not in allowed:
                 yield Finding(name, f"RPATH holds {path}", f"Allowed: {', '.join(sorted(allowed))}.")
-        if name in drivers and (missing := packages - set(library.rpath)):
+        if name in drivers and library.format != "PE" and (missing := packages - set(library.rpath)):
             yield Finding(name, f"RPATH lacks {', '.join(sorted(missing))}", "Build it again: CMakeLists.txt adds it.")
 
 
@@ -247,7 +280,7 @@ def hardened(wheel: Wheel) -> Iterator[Finding]:
     """No text relocations, no executable stack, no symbol table."""
     for name, library in wheel.libraries.items():
         if library.text_relocations:
-            yield Finding(name, "has text relocations", "Compile it with -fPIC.")
+            yield Finding(name, "has text relocations, or a fixed address", "Compile it with -fPIC, or link it with --dynamicbase.")
         if library.executable_stack:
             yield Finding(name, "wants an executable stack", "Link it with -Wl,-z,noexecstack.")
         if not library.stripped:
@@ -300,17 +333,18 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     if description and description.get("core") != fingerprint:
         yield Finding(DESCRIPTION, f"the plugin is of core {description.get('core')}, not {fingerprint}", "Build the wheel again.")
     plugins += [f"ggml-{description['name']}"] if "name" in description else []
-    expected = set(_libraries(plugins, fingerprint))
+    expected = set(_libraries(plugins, fingerprint, wheel.platform))
     for missing in sorted(expected - set(wheel.libraries)):
         yield Finding(wheel.path.name, f"lacks {missing}", "Build the wheel again.")
     for other in sorted(set(wheel.libraries) - expected):
         yield Finding(other, "is neither of the core nor one of its plugins", "Find out who put it there; CMakeLists.txt did not.")
 
 
-def _libraries(plugins: Iterable[str], fingerprint: str) -> list[str]:
-    """The names in a wheel of the core's libraries (CMakeLists.txt) and of these plugins."""
+def _libraries(plugins: Iterable[str], fingerprint: str, platform: Platform) -> list[str]:
+    """The names in a wheel of the core's libraries (CMakeLists.txt) and of these plugins (``ggml-cuda``)."""
     core = (f"{name}-{fingerprint}" for name in ("ggml-base", "ggml", "llama", "mtmd"))
-    return [f"llama_cpp/lib/lib{name}.so" for name in (*plugins, "llama", "ggml", "mtmd", *core)]
+    libraries = [platform.library(name) for name in ("llama", "ggml", "mtmd", *core)]
+    return [f"llama_cpp/lib/{name}" for name in [*(platform.plugin(name.removeprefix("ggml-")) for name in plugins), *libraries]]
 
 
 def documents(wheel: Wheel) -> Iterator[Finding]:
@@ -360,25 +394,28 @@ def _quietly(arguments: list[str | Path], log: Path) -> int:
         run.console.quiet = was
 
 
-def missing_files(wheel: Wheel, tree: Path) -> Iterator[Finding]:
-    """No file of upstream's package is missing, and none differs but ``__init__.py`` by its one line."""
-    pin = source.read_pin()
-    if wheel.header("METADATA")["Version"] != pin.version:
-        run.console.print(f"{wheel.path.name}: not of the pinned version {pin.version}, so not compared with upstream's files")
-        return
+def upstream_here() -> Upstream | None:
+    """The pinned upstream, to compare wheels with; None, and why, where it is not here."""
     try:
-        source.read_tree(pin, tree)
+        return source.read_tree(source.read_pin())
     except SourceError as error:
-        run.console.print(f"{wheel.path.name}: not compared with upstream's files. {error.what} {error.remedy}")
+        run.console.print(f"Wheels are not compared with upstream's files. {error.what} {error.remedy}", markup=False)
+        return None
+
+
+def missing_files(wheel: Wheel, upstream: Upstream) -> Iterator[Finding]:
+    """No file of upstream's package is missing, and none differs but ``__init__.py`` by its one line."""
+    if wheel.header("METADATA")["Version"] != upstream.version:
+        run.console.print(f"{wheel.path.name}: not of the pinned version {upstream.version}, so not compared with upstream's files")
         return
-    for path in source.package_files(tree):
-        theirs = (tree / path).read_bytes()
+    for path in source.package_files(upstream.tree):
+        theirs = (upstream.tree / path).read_bytes()
         ours = wheel.files.get(str(path))
         if ours is None:
             yield Finding(wheel.path.name, f"lacks upstream's {path}", "Build the wheel again.")
         elif path.name == "__init__.py" and len(path.parts) == 2:
             first, _, rest = ours.partition(b"\n")
-            if rest != theirs or b"_backends" not in first:
+            if rest != theirs.removeprefix(first + b"\n") or b"_backends" not in first:
                 yield Finding(str(path), "is not upstream's with our import before it", "Build the wheel again.")
         elif ours != theirs:
             yield Finding(str(path), "differs from upstream's", "Build the wheel again.")
@@ -401,7 +438,7 @@ def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
         files = archive.contents(path)
         with contextlib.suppress(KeyError, ValueError):
             core = json.loads(files["llama_cpp/lib/core.json"])
-            for name in _libraries(core["plugins"], core["fingerprint"]):
+            for name in _libraries(core["plugins"], core["fingerprint"], PLATFORMS[core["platform"]]):
                 digest = hashlib.sha256(files[name]).hexdigest()
                 other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
                 if digest != expected:
@@ -409,13 +446,13 @@ def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
                     yield Finding(path.name, fact, "Build both again: one core serves all.")
 
 
-def require(path: Path, tree: Path | None = source.TREE) -> None:
+def require(path: Path, upstream: Upstream | None) -> None:
     """Verify, and let a wheel with findings go no further.
 
     Raises:
         WheelError: with every finding, one a line.
     """
-    if findings := verify(path, tree):
+    if findings := verify(path, upstream):
         lines = "\n".join(f"  {finding}" for finding in findings)
         raise WheelError(f"{path.name} does not pass verification:\n{lines}", "Nothing was put into dist/.")
 
@@ -426,8 +463,7 @@ def describe_plugin(path: Path) -> str | None:
         facts = msgspec.json.decode(opened.read(DESCRIPTION), type=dict[str, object])
         tools = facts.get("toolkit")
         if isinstance(tools, dict):
-            told = [f"{key.replace('_', ' ')}: {', '.join(v) or 'none' if isinstance(v, list) else v}" for key, v in tools.items()]
-            return f"plugin {facts.get('name')} of core {facts.get('core')}; {'; '.join(told)}"
+            return f"plugin {facts.get('name')} of core {facts.get('core')}; {'; '.join(toolkit.told(tools))}"
     return None
 
 

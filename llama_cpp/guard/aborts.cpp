@@ -5,6 +5,7 @@
 
 #include "ggml.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -18,13 +19,14 @@ std::atomic<bool> lost{false};
 
 // Does this message ("…/ggml/src/ggml-cuda/ggml-cuda.cu:103: CUDA error") come from a GPU plugin?
 bool of_a_plugin(const std::string & message) {
+    std::string path = message.substr(0, message.find(": "));
+    std::replace(path.begin(), path.end(), '\\', '/');
     static const std::string folder = "/src/ggml-";
-    const size_t at = message.find(folder);
-    const size_t colon = message.find(':');
-    if (at == std::string::npos || at > colon) {
+    const size_t at = path.find(folder);
+    if (at == std::string::npos) {
         return false;
     }
-    const std::string name = message.substr(at + folder.size(), message.find('/', at + folder.size()) - at - folder.size());
+    const std::string name = path.substr(at + folder.size(), path.find('/', at + folder.size()) - at - folder.size());
     return name.find(':') == std::string::npos && name != "cpu";  // no folder: ggml's own files
 }
 

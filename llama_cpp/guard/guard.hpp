@@ -3,8 +3,7 @@
 
 #include "aborts.hpp"
 #include "llama.h"
-
-#include <dlfcn.h>
+#include "system.hpp"
 
 #include <cstdint>
 #include <cstdio>
@@ -18,8 +17,7 @@ constexpr int32_t FAILED = -3;  // llama.h, llama_decode: "< -1: a fatal error d
 
 // The function of this name in LLAMA_CPP_LIBRARY, the library that stands behind the one being compiled.
 template <typename Function> Function * real(const char * name) {
-    static void * const library = dlopen(LLAMA_CPP_LIBRARY, RTLD_LAZY | RTLD_NOLOAD);
-    return reinterpret_cast<Function *>(library ? dlsym(library, name) : nullptr);
+    return reinterpret_cast<Function *>(find(LLAMA_CPP_LIBRARY, name));
 }
 
 inline void report(const char * function, const char * what) {
@@ -60,24 +58,24 @@ template <typename Result, typename Call> Result guarded(const char * function, 
 
 // GUARD(type of the result, result after a failure, name, parameters, arguments)
 #define GUARD(TYPE, ON_FAILURE, NAME, PARAMETERS, ARGUMENTS)                                          \
-    extern "C" __attribute__((visibility("default"))) TYPE NAME PARAMETERS {                          \
+    extern "C" GUARD_EXPORT TYPE NAME PARAMETERS {                                                    \
         static auto * const function = guard::real<TYPE PARAMETERS>(#NAME);                           \
         return guard::guarded<TYPE>(#NAME, ON_FAILURE, [&]() -> TYPE { return function ARGUMENTS; }); \
     }
 
 // The same for functions without a result.
-#define GUARD_VOID(NAME, PARAMETERS, ARGUMENTS)                                                       \
-    extern "C" __attribute__((visibility("default"))) void NAME PARAMETERS {                          \
-        static auto * const function = guard::real<void PARAMETERS>(#NAME);                           \
-        guard::guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; });                \
+#define GUARD_VOID(NAME, PARAMETERS, ARGUMENTS)                                        \
+    extern "C" GUARD_EXPORT void NAME PARAMETERS {                                     \
+        static auto * const function = guard::real<void PARAMETERS>(#NAME);            \
+        guard::guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; }); \
     }
 
 // And for those that give memory back. A backend that gave up cannot free what lies on its device (it would give up again, in a
 // destructor, which must not throw), so from then on it stays where it is until the process ends.
-#define GUARD_FREE(NAME, PARAMETERS, ARGUMENTS)                                                       \
-    extern "C" __attribute__((visibility("default"))) void NAME PARAMETERS {                          \
-        static auto * const function = guard::real<void PARAMETERS>(#NAME);                           \
-        if (!llama_cpp_guard_lost()) {                                                                \
-            guard::guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; });            \
-        }                                                                                             \
+#define GUARD_FREE(NAME, PARAMETERS, ARGUMENTS)                                            \
+    extern "C" GUARD_EXPORT void NAME PARAMETERS {                                         \
+        static auto * const function = guard::real<void PARAMETERS>(#NAME);                \
+        if (!llama_cpp_guard_lost()) {                                                     \
+            guard::guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; }); \
+        }                                                                                  \
     }

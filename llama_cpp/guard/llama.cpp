@@ -10,11 +10,15 @@
 #include "ggml-backend.h"
 #include "guard.hpp"
 
-#include <unistd.h>
-
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <string>
+
+#ifdef __GLIBC__
+#include <unistd.h>
+#endif
 
 using guard::FAILED;
 
@@ -25,9 +29,7 @@ namespace {
 void forget_plugins() {
     for (size_t i = ggml_backend_reg_count(); i-- > 0;) {
         ggml_backend_reg_t plugin = ggml_backend_reg_get(i);
-        Dl_info info;
-        if (std::strcmp(ggml_backend_reg_name(plugin), "CPU") != 0 && dladdr(plugin, &info)) {
-            dlopen(info.dli_fname, RTLD_LAZY | RTLD_NODELETE);
+        if (std::strcmp(ggml_backend_reg_name(plugin), "CPU") != 0 && guard::keep(plugin)) {
             ggml_backend_unload(plugin);
         }
     }
@@ -72,7 +74,7 @@ GUARD(llama_model *, nullptr, llama_model_load_from_file, (const char * path, ll
 GUARD(llama_model *, nullptr, llama_model_load_from_splits, (const char ** paths, size_t n, llama_model_params params), (paths, n, usable(params)))
 
 // Loads a plugin as ggml_backend_load does. Where its first look at the devices fails (ggml-cuda gives up), null, and why.
-extern "C" __attribute__((visibility("default"))) void * llama_cpp_backend_load(const char * path, const char ** why) {
+extern "C" GUARD_EXPORT void * llama_cpp_backend_load(const char * path, const char ** why) {
     static std::string reason;
     const guard::Inside inside;
     try {
@@ -90,7 +92,7 @@ extern "C" __attribute__((visibility("default"))) void * llama_cpp_backend_load(
 // Can this device be made at all? Returns null, or why not; called for every GPU before the first model (llama_cpp/_backends.py).
 // ggml-vulkan keeps a device that failed half-made, to use it with the next model and to destroy it at exit, and dies of either. So
 // the caller takes the plugin off ggml's list, and the process leaves without that destructor, with the status that it has.
-extern "C" __attribute__((visibility("default"))) const char * llama_cpp_device_error(size_t index) {
+extern "C" GUARD_EXPORT const char * llama_cpp_device_error(size_t index) {
     static std::string reason;
     const guard::Inside inside;
     try {

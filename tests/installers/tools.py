@@ -12,20 +12,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from variants import archive, label, machine, matrix
-from variants.machine import PLATFORMS, Row
+from variants import archive, jobs, label, machine, matrix
+from variants.machine import Row
+from variants.platforms import PLATFORMS
 
 ROOT = Path(__file__).parent.parent.parent
 UV = str(Path(sys.executable).parent / "uv")
 FEATURE = {"UV_PREVIEW_FEATURES": "wheel-variants"}
-#: Platforms of the small wheels: those of the matrix, with the tags that its wheels have or will have.
-TAGS = {
-    "linux_x86_64": "manylinux_2_17_x86_64",
-    "linux_aarch64": "manylinux_2_17_aarch64",
-    "win_amd64": "win_amd64",
-    "macosx_arm64": "macosx_11_0_arm64",
-    "macosx_x86_64": "macosx_10_15_x86_64",
-}
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: >=3.8\n{requires}\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\n{build}Tag: py3-none-{platform}\n"
 _GUARD = 'if __name__ == "__main__":\n    main()\n'
@@ -65,8 +58,8 @@ def wheel(
 def small_wheels(dist: Path, work: Path, version: str = "9.9.7") -> None:
     """A wheel for every label and platform of the real matrix, the plain ones, and small ones of what the labelled ones require."""
     for variant in matrix.load().values():
-        for platform in variant.table.platforms:
-            plain = wheel(work / variant.name, version, TAGS[platform], text=variant.label or "plain")
+        for platform in jobs.published(variant):
+            plain = wheel(work / variant.name, version, PLATFORMS[platform].tag, text=variant.label or "plain")
             if variant.label:
                 label.label(plain, variant, dist)
             else:
@@ -184,7 +177,7 @@ _SYSTEMS = {
 def emulate(row: Row, folder: Path) -> tuple[Path, dict[str, str]]:
     """A Python that tells uv of this platform and processor, and the variables with the machine's nvidia-smi first on PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    platform = PLATFORMS.get(row.platform, row.platform)
+    platform = PLATFORMS[row.platform].newest if row.platform in PLATFORMS else row.platform
     kind, *numbers = platform.split("_")
     arch = row.machine().arch
     system, os_name, platform_system = _SYSTEMS[kind]

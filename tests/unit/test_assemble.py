@@ -12,12 +12,13 @@ from cyclonedx.validation.json import JsonStrictValidator
 from installer.sources import WheelFile
 from packaging.requirements import Requirement
 
-from variants import archive, assemble, bench, core, source, toolchain, upstream_metadata
+from variants import archive, assemble, bench, core, platforms, source, toolchain, upstream_metadata
 from variants.errors import WheelError
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n"
-TOOLS = toolchain.Toolchain("zig", "zig 0.0 target", (), {}, "manylinux_2_17_x86_64", None, {})
+LINUX = platforms.PLATFORMS["linux_x86_64"]
+TOOLS = toolchain.Toolchain("zig", "zig 0.0 target", LINUX, (), {}, "manylinux_2_17_x86_64", None, {})
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def upstream(tmp_path: Path) -> source.Upstream:
     for name, text in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text, encoding="utf-8")
-    return source.Upstream(tree, "9.9.7", "ab" * 32, 1_700_000_000, "abcdef012")
+    return source.Upstream(tree, "9.9.7", "ab" * 32, 1_700_000_000, "abcdef012", "ef" * 32)
 
 
 @pytest.fixture
@@ -74,7 +75,8 @@ def test_dist_info(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [None, 0, 3])
 def test_assemble(tmp_path: Path, upstream: source.Upstream, core_wheel: Path, number: int | None) -> None:
-    made = [assemble.assemble(core_wheel, tmp_path / folder, upstream, TOOLS, number, upstream.epoch) for folder in "ab"]
+    parts = [assemble.document(core_wheel, tmp_path / folder, upstream, TOOLS, upstream.epoch) for folder in "ab"]
+    made = [assemble.assemble(part, part.parent / "raw", number, upstream.epoch) for part in parts]
     assert made[0].read_bytes() == made[1].read_bytes()
     name, version, build, _ = archive.parse_name(made[0])
     assert (name, str(version), build) == ("llama-cpp-python", "9.9.7", () if number is None else (number, ""))
@@ -98,7 +100,7 @@ def test_licence_moved(upstream: source.Upstream) -> None:
 
 def test_bill_of_materials(upstream: source.Upstream) -> None:
     """Valid CycloneDX 1.6 that names llama.cpp with version and commit, and what the toolchain links in."""
-    tools = toolchain.Toolchain("zig", "zig 0.17.1 t", (), {}, None, None, {"zig": Path("x"), "LLVM libcxx": Path("y")})
+    tools = toolchain.Toolchain("zig", "zig 0.17.1 t", LINUX, (), {}, None, None, {"zig": Path("x"), "LLVM libcxx": Path("y")})
     text = assemble.bill_of_materials(upstream, tools, upstream.epoch)
     assert text == assemble.bill_of_materials(upstream, tools, upstream.epoch)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text.decode()) is None
@@ -117,9 +119,9 @@ def test_fingerprint(upstream: source.Upstream) -> None:
     one = core.fingerprint(upstream, "zig 1", "linux_x86_64")
     assert len(one) == 8
     assert int(one, 16) >= 0
-    elsewhere = source.Upstream(Path("/else/where"), upstream.version, upstream.sha256, 0, "unknown")
+    elsewhere = source.Upstream(Path("/else/where"), upstream.version, "", 0, "unknown", upstream.content)
     assert core.fingerprint(elsewhere, "zig 1", "linux_x86_64") == one
-    other = source.Upstream(upstream.tree, upstream.version, "cd" * 32, 0, "")
+    other = source.Upstream(upstream.tree, upstream.version, upstream.sha256, 0, "", "cd" * 32)
     others = [core.fingerprint(*given) for given in ((other, "zig 1", "linux_x86_64"), (upstream, "zig 2", "linux_x86_64"))]
     assert len({one, *others, core.fingerprint(upstream, "zig 1", "linux_aarch64")}) == 4
 
@@ -178,16 +180,16 @@ def test_upstream_metadata_not_fetched(tmp_path: Path) -> None:
 
 def test_zig_wrappers(tmp_path: Path) -> None:
     """The scripts find zig whatever characters are in the path, and are not rewritten when nothing changed."""
-    tools = toolchain.find("zig", tmp_path / "it's a päth")
+    tools = toolchain.find("zig", tmp_path / "it's a päth", LINUX)
     compiler = next(Path(word.split("=", 1)[1]) for word in tools.cmake if "C_COMPILER=" in word)
     assert compiler.is_file()
-    assert tools.manylinux == "manylinux_2_17_x86_64"
+    assert tools.tag == "manylinux_2_17_x86_64"
     assert all(path.is_file() for path in tools.linked.values())
     before = compiler.stat().st_mtime_ns
-    assert toolchain.find("zig", tmp_path / "it's a päth") == tools
+    assert toolchain.find("zig", tmp_path / "it's a päth", LINUX) == tools
     assert compiler.stat().st_mtime_ns == before
     assert not (tmp_path / "not written").exists()
-    toolchain.find("zig", tmp_path / "not written", write=False)
+    toolchain.find("zig", tmp_path / "not written", LINUX, write=False)
     assert not (tmp_path / "not written").exists()
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from variants import cache, toolchain
+from variants import cache, platforms, toolchain
 
 
 def tools(name: str) -> toolchain.Toolchain:
-    return toolchain.Toolchain("system", "gcc 12", (), {"A": "B"}, None, name, {})
+    return toolchain.Toolchain("system", "gcc 12", platforms.here(), (), {"A": "B"}, None, name, {})
 
 
 def test_ccache_record(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_dry_run_does_nothing(cli: Cli, checkout: Path) -> None:
 
 def test_broken_epoch() -> None:
     """The function itself: the command line gets this far only with upstream's tree."""
-    script = "from variants import build, source; build._epoch(source.Upstream(None, '', '', 5, ''))"
+    script = "from variants import build, source; build._epoch(source.Upstream(None, '', '', 5, '', ''))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "now"}
     )
@@ -78,9 +78,22 @@ def test_keep_going(cli: Cli, checkout: Path) -> None:
 
 
 def test_wrong_platform(cli: Cli, checkout: Path) -> None:
-    done = cli("build", "cpu", _PYTHON_HOST_PLATFORM="macosx-14.0-arm64")
+    done = cli("build", "cpu", _PYTHON_HOST_PLATFORM="aix-7.2")
     assert done.returncode == errors.UsageError.exit_code
-    assert "macosx_14_0_arm64" in done.stdout
+    assert "This machine is aix-7.2" in done.stdout
+    done = cli("build", "cpu", "--platform", "linux_z80")
+    assert done.returncode == errors.UsageError.exit_code
+    assert 'Nobody knows the platform "linux_z80"' in done.stdout
+    assert "linux_aarch64" in done.stdout
+    done = cli("build", "metal")
+    assert done.returncode == errors.UsageError.exit_code
+    assert "metal does not exist for linux_x86_64" in done.stdout
+    done = cli("build", "vulkan", "--platform", "win_amd64")
+    assert done.returncode == errors.UsageError.exit_code
+    assert "is built on such a machine" in done.stdout
+    done = cli("build", "cpu", "--platform", "win_amd64", "--toolchain", "system")
+    assert done.returncode == errors.ToolchainError.exit_code
+    assert "makes wheels for linux_x86_64, not for win_amd64" in done.stdout
 
 
 def test_no_network(cli: Cli, checkout: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.installers.tools import small_wheels, wheel
 from tests.unit.conftest import Cli
-from variants import explain, index, label, listing, machine, matrix, providers
+from variants import explain, index, label, listing, machine, matrix, platforms, providers
 from variants.errors import UsageError
 from variants.machine import Machine
 
@@ -130,15 +130,12 @@ def test_uv_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.detect().preview
 
 
-def test_short_names() -> None:
-    for name, newest in machine.PLATFORMS.items():
-        assert machine.short(newest) == name
-    assert machine.short("linux_x86_64") == "linux_x86_64"
-    assert machine.short("manylinux2014_aarch64") == "linux_aarch64"
-    assert machine.short("musllinux_1_2_x86_64") == "linux_x86_64"
-    assert machine.short("macosx_11_0_arm64") == "macosx_arm64"
-    assert machine.short("win32") is None
-    assert machine.short("any") is None
+def test_platforms_of_tags() -> None:
+    for name, platform in platforms.PLATFORMS.items():
+        assert platforms.of_tag(name) is platforms.of_tag(platform.newest) is platforms.of_tag(platform.tag) is platform
+    assert platforms.of_tag("manylinux2014_aarch64") is platforms.PLATFORMS["linux_aarch64"]
+    assert platforms.of_tag("win32") is None
+    assert platforms.of_tag("any") is None
 
 
 def test_every_label_of_the_matrix_is_known_to_its_provider() -> None:
@@ -181,7 +178,7 @@ def test_command_line(cli: Cli, offered: Path) -> None:
     assert answer["choice"]["label"] == "rocm7"
     assert answer["others"]["uv"].endswith("-vulkan.whl")
     assert any("uv does not know the provider of amd" in line for line in answer["differences"])
-    done = cli("explain", offered, "--platform", "musllinux_1_2_x86_64", "--installer", "pip")
+    done = cli("explain", offered, "--platform", "musllinux_1_2_aarch64", "--installer", "pip")
     assert done.returncode == 1
     assert "nothing fits" in done.stdout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.conftest import Cli
-from variants import cuda, errors, kits, matrix, toolchain, toolkit
+from variants import cuda, errors, kits, matrix, platforms, toolchain, toolkit
 
 
 def test_nobody_knows_the_plugin(cli: Cli) -> None:
@@ -39,7 +39,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> toolchain.Toolcha
     compiler = _compiler(tmp_path)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("CXX", str(compiler))
-    return toolchain.find("system", tmp_path)
+    return toolchain.find("system", tmp_path, platforms.here())
 
 
 def _request(variant: str, system: toolchain.Toolchain, tree: Path, source: str | None = None) -> toolkit.Request:
@@ -162,7 +162,7 @@ def test_host_compiler_too_new(bare: None, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CXX", str(compiler))
     _toolkit(tmp_path / "path", "12.9.86", ALL, newest_gcc=14)
     with pytest.raises(errors.ToolchainError) as caught:
-        toolkit.require(kits.find(_request("cuda12", toolchain.find("system", tmp_path), tmp_path, "machine")))
+        toolkit.require(kits.find(_request("cuda12", toolchain.find("system", tmp_path, platforms.here()), tmp_path, "machine")))
     assert "host compiler: wanted gcc 14 or older, found gcc 16.1.0, too new for this nvcc" in caught.value.what
     assert "CC=gcc-13" in caught.value.remedy
 

@@ -16,7 +16,7 @@ import pytest
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 
-from variants import archive, elf, label, matrix, source, verify
+from variants import archive, binary, label, matrix, source, verify
 from variants.errors import WheelError
 
 NAME = "llama_cpp_python-9.9.7-py3-none-manylinux_2_34_x86_64.whl"
@@ -56,7 +56,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
 def files(library: Callable[..., bytes]) -> Files:
     """The files of a wheel with nothing wrong."""
     names = ["ggml-cpu-x64", "ggml-base-0123abcd", "ggml-0123abcd", "llama-0123abcd", "mtmd-0123abcd", "llama", "ggml", "mtmd"]
-    core = {"fingerprint": "0123abcd", "plugins": ["ggml-cpu-x64"]}
+    core = {"fingerprint": "0123abcd", "plugins": ["ggml-cpu-x64"], "platform": "linux_x86_64"}
     return {
         "llama_cpp/__init__.py": b"from . import _backends\n",
         "llama_cpp/lib/core.json": json.dumps(core).encode(),
@@ -85,9 +85,9 @@ ELF_CHECKS = (verify.needed, verify.hardened, verify.duplicates)
 
 def test_good_wheel(tmp_path: Path, files: Files) -> None:
     path = wheel(tmp_path, files)
-    assert verify.verify(path, tree=None) == []
+    assert verify.verify(path, upstream=None) == []
     assert verify.summary({path: []}) == "1 wheel verified, 0 findings"
-    verify.require(path, tree=None)
+    verify.require(path, upstream=None)
 
 
 def test_library_findings(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
@@ -107,13 +107,13 @@ def test_library_findings(tmp_path: Path, files: Files, library: Callable[..., b
 def test_text_relocations(files: Files) -> None:
     """DT_TEXTREL put in the place of a tag that nobody reads here."""
     content = files["llama_cpp/lib/libmtmd.so"]
-    assert not elf.read(content).text_relocations
+    assert not binary.read(content).text_relocations
     dynamic = next(s for s in ELFFile(io.BytesIO(content)).iter_segments() if isinstance(s, DynamicSegment))
     at = next(i for i, tag in enumerate(dynamic.iter_tags()) if tag.entry.d_tag == "DT_SONAME") * 16 + dynamic.header.p_offset
-    changed = elf.read(content[:at] + (22).to_bytes(8, "little") + content[at + 8 :])  # DT_TEXTREL
+    changed = binary.read(content[:at] + (22).to_bytes(8, "little") + content[at + 8 :])  # DT_TEXTREL
     assert changed.text_relocations
     wheel = verify.Wheel(Path(NAME), {}, INFO, {"a.so": changed})
-    assert [finding.fact for finding in verify.hardened(wheel)] == ["has text relocations"]
+    assert [finding.fact for finding in verify.hardened(wheel)] == ["has text relocations, or a fixed address"]
 
 
 def test_build_paths(tmp_path: Path, files: Files) -> None:
@@ -142,7 +142,7 @@ def test_labelled_wheel(tmp_path: Path, files: Files) -> None:
     """A labelled wheel is verified as it is, whatever other tools make of its name; label, variant.json and matrix agree."""
     vulkan = matrix.load()["vulkan"]
     made = label.label(wheel(tmp_path, files), vulkan, tmp_path)
-    assert verify.verify(made, tree=None) == []
+    assert verify.verify(made, upstream=None) == []
     renamed = made.rename(made.with_name(made.name.replace("-vulkan.whl", "-w.whl")))
     assert any("does not go with the file name" in row for row in findings(renamed, verify.labels))
     renamed = renamed.rename(tmp_path / NAME)
@@ -197,7 +197,7 @@ def test_not_repaired(tmp_path: Path, files: Files) -> None:
         (NAME, {f"{INFO}/sboms/x.cdx.json": b"{}"}, "no bill of materials", verify.documents),
         (NAME, {f"{INFO}/METADATA": METADATA.replace("2.1", "9.9").encode()}, "twine: ", verify.twine),
         (NAME, {"llama_cpp/x.pyc": b"x"}, "check-wheel-contents: W001", verify.check_wheel_contents),
-        (NAME, {"llama_cpp/lib/libmtmd.so": b"\x7fELF and nothing more"}, "damaged ELF file", verify.damaged),
+        (NAME, {"llama_cpp/lib/libmtmd.so": b"\x7fELF and nothing more"}, "damaged library", verify.damaged),
     ],
 )
 def test_findings(tmp_path: Path, files: Files, name: str, change: Files, expected: str, check: Check) -> None:
@@ -228,28 +228,28 @@ def test_missing_upstream_file(tmp_path: Path, files: Files) -> None:
     (tree / "llama_cpp").mkdir(parents=True)
     (tree / "llama_cpp" / "__init__.py").write_bytes(b"from .llama_cpp import *\n")
     (tree / "llama_cpp" / "llama.py").write_bytes(b"x = 1\n")
-    (tree / ".unpacked-from-sha256").write_text(f"{pin.sha256} 0\n")
+    upstream = source.Upstream(tree, pin.version, pin.sha256, 0, "", "")
     ours = {
         f"{INFO}/METADATA": METADATA.replace("9.9.7", pin.version).encode(),
         "llama_cpp/__init__.py": b"from . import _backends\nfrom .llama_cpp import *\n",
     }
     opened = verify.Wheel(tmp_path / NAME, {**files, **ours}, INFO, {})
-    assert [row.fact for row in verify.missing_files(opened, tree)] == ["lacks upstream's llama_cpp/llama.py"]
+    assert [row.fact for row in verify.missing_files(opened, upstream)] == ["lacks upstream's llama_cpp/llama.py"]
     ours["llama_cpp/llama.py"] = b"x = 2\n"
     opened = verify.Wheel(tmp_path / NAME, {**files, **ours}, INFO, {})
-    assert [row.fact for row in verify.missing_files(opened, tree)] == ["differs from upstream's"]
+    assert [row.fact for row in verify.missing_files(opened, upstream)] == ["differs from upstream's"]
     ours |= {"llama_cpp/llama.py": b"x = 1\n", "llama_cpp/__init__.py": b"from .llama_cpp import *\n"}
     opened = verify.Wheel(tmp_path / NAME, {**files, **ours}, INFO, {})
-    assert [row.fact for row in verify.missing_files(opened, tree)] == ["is not upstream's with our import before it"]
+    assert [row.fact for row in verify.missing_files(opened, upstream)] == ["is not upstream's with our import before it"]
 
 
 @pytest.mark.parametrize(("name", "content"), [(NAME, b"not a zip"), ("x.zip", b""), (NAME, b"")])
 def test_not_a_wheel(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WheelError, match=name):
-        verify.verify(tmp_path / name)
+        verify.verify(tmp_path / name, None)
     with pytest.raises(WheelError):
-        verify.verify(tmp_path / "missing-1.0-py3-none-any.whl")
+        verify.verify(tmp_path / "missing-1.0-py3-none-any.whl", None)
 
 
 def test_truncated_wheel(tmp_path: Path, files: Files) -> None:
@@ -257,7 +257,7 @@ def test_truncated_wheel(tmp_path: Path, files: Files) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:5000] + bytes(1000) + content[6000:])
     with pytest.raises(WheelError, match="damaged"):
-        verify.verify(path)
+        verify.verify(path, None)
 
 
 def test_somebody_elses_wheel(tmp_path: Path) -> None:
