@@ -179,6 +179,13 @@ def upstream_tests(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def test_foreign(session: nox.Session) -> None:
+    """Run the wheels of other platforms in dist/: under qemu-user, under wine, and with musl; `-- [--wheel FILE]`."""
+    install(session)
+    session.run("python", "-m", "variants", "test-foreign", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def offload(session: nox.Session) -> None:
     """Offload over loopback with ggml's RPC plugin: bit-equal to the CPU, and a device that dies; `-- [--wheel FILE]`."""
     install(session, "installers")

@@ -34,7 +34,8 @@ OUT_OF_TREE_VARIABLE = "GGML_BACKEND_PATH"
 LIB_PATH_VARIABLE = "LLAMA_CPP_LIB_PATH"  # upstream's own name for "take the libraries from there"
 
 _PREFIX = "" if sys.platform == "win32" else "lib"
-_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
+_SUFFIX = ".dll" if sys.platform == "win32" else ".so"  # of plugins, on macOS too
+_SHARED = ".dylib" if sys.platform == "darwin" else _SUFFIX
 
 # States of a plugin.
 LOADED = "loaded"
@@ -281,7 +282,7 @@ class _Backends:
     def _guard(self) -> ctypes.CDLL | None:
         """Our libllama (llama_cpp/guard), whose functions catch what a plugin throws; None in a core that has no such."""
         try:
-            library = ctypes.CDLL(str(self.lib_dir / (_PREFIX + "llama" + _SUFFIX)))
+            library = ctypes.CDLL(str(self.lib_dir / (_PREFIX + "llama" + _SHARED)))
             library.llama_cpp_backend_load.restype = ctypes.c_void_p
             library.llama_cpp_backend_load.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p)]
             library.llama_cpp_device_error.restype = ctypes.c_char_p

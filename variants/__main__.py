@@ -16,6 +16,7 @@ from . import (
     bench,
     build,
     explain,
+    foreign,
     index,
     jobs,
     label,
@@ -149,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--python", default=sys.executable, metavar="PYTHON", help="interpreter to install for, as in python3.8")
     test.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
     test.set_defaults(do=_test)
+
+    away = step("test-foreign", "Run a wheel of another platform: Linux on Arm under qemu-user, Windows under wine, musl.")
+    away.add_argument("--wheel", type=Path, action="append", help="this file (again for each), instead of what dist/ has")
+    away.set_defaults(do=_foreign)
 
     upstream = step("upstream-tests", "Run upstream's own test suite against the wheel.")
     upstream.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
@@ -351,6 +356,17 @@ def _test(options: argparse.Namespace) -> None:
     for wheel in _wheels(options, options.names):
         for installer in options.installer or smoke.INSTALLERS:
             smoke.smoke(wheel, installer, build.BUILD, options.python)
+
+
+def _foreign(options: argparse.Namespace) -> None:
+    own = platforms.here()
+    found = options.wheel or [path for path in build.wheels(_chosen(["cpu"])) if foreign.platform_of(path) not in (own, None)]
+    if not found:
+        raise UsageError(
+            "There is no wheel of another platform in dist/.", "Build one: `nox -s build_variant -- cpu --platform linux_aarch64`."
+        )
+    for wheel in found:
+        foreign.test(wheel, build.BUILD)
 
 
 def _upstream_tests(options: argparse.Namespace) -> None:

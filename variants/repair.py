@@ -6,6 +6,7 @@ Linux: auditwheel. macOS: delocate. Windows: delvewheel.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import archive, assemble, binary, run
+from . import archive, assemble, binary, platforms, run
 from .errors import ToolchainError, WheelError
 from .platforms import PLATFORMS, Platform
 
@@ -49,10 +50,29 @@ def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence
 
 
 def _auditwheel(job: Job) -> Path:
-    """The promised tag where the toolchain makes one (zig: its target's glibc), else the lowest that auditwheel finds true."""
-    return _run(job, "auditwheel", "repair", "--plat", job.promised or "auto", "--only-plat", "-z", "1",
-                "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), job.raw,
-                remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
+    """The promised tag where the toolchain makes one (zig: its target's glibc), else the lowest that auditwheel finds true.
+
+    For another processor or libc than this machine's auditwheel takes no tag by its name, so the lowest must be the promised one.
+    """
+    asked = job.promised if job.platform == platforms.here() else ""
+    repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
+                    "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), job.raw,
+                    remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
+    if job.promised and not asked:
+        found = sorted(tag.platform for tag in archive.parse_name(repaired)[3])
+        if job.promised not in found and _newer(found[-1], job.promised):
+            raise WheelError(
+                f"{job.raw.name} was compiled for {job.promised}, but auditwheel finds {', '.join(found)}.",
+                f"See which symbols: `python -m auditwheel show {job.raw}`.",
+            )
+        repaired = repaired.rename(repaired.with_name(f"{repaired.stem.rpartition('-')[0]}-{job.promised}.whl"))
+    return repaired
+
+
+def _newer(one: str, other: str) -> bool:
+    """Does the tag `one` want a newer libc than `other` (PEP 600, PEP 656)?"""
+    version, against = (tuple(int(number) for number in re.findall(r"_(\d+)", text)[:2]) for text in (one, other))
+    return one[:4] != other[:4] or version > against
 
 
 def _delvewheel(job: Job) -> Path:

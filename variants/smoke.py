@@ -92,9 +92,9 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     python = install(wheel, installer, environment, log, tools=tools, base=base)
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
-    counts = _pytest([python], [folder, *(word for name in _APART for word in ("--ignore", folder / name))], log, remedy)
+    counts = pytest_in([python], [folder, *(word for name in _APART for word in ("--ignore", folder / name))], log, remedy)
     if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
-        for name, count in _pytest([python], [folder / _GPU_TESTS], log, remedy, env).items():
+        for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env).items():
             counts[name] += count
     records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
 
@@ -135,7 +135,7 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
         env = {"LLAMA_CPP_TEST_PLUGIN": expected, "OPENBLAS_CORETYPE": "Nehalem"}
         tests = ROOT / "tests" / "inference" / "test_inference.py"
         emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
-        counts = _pytest(emulated, [tests], log, "The wheel fails on an old processor.", env)
+        counts = pytest_in(emulated, [tests], log, "The wheel fails on an old processor.", env)
         facts = report(emulated, env) | {"processor": f"{cpu}, emulated by qemu-user ({expected})"}
         records.add(wheel, what="test_inference.py", installer="uv", **facts, **counts)
 
@@ -160,7 +160,7 @@ def offload(wheel: Path, build_dir: Path) -> None:
     python = install(wheel, "uv", build_dir / "smoke" / "offload", log)
     libraries = next((build_dir / "smoke" / "offload").glob("lib/python*/site-packages/llama_cpp/lib"))
     shutil.copyfile(made.file, libraries / made.file.name)
-    _pytest([python], [ROOT / "tests" / "inference" / _RPC_TESTS], log, "Offload does not give the CPU's answers.")
+    pytest_in([python], [ROOT / "tests" / "inference" / _RPC_TESTS], log, "Offload does not give the CPU's answers.")
 
 
 def upstream_tests(wheel: Path, build_dir: Path) -> None:
@@ -179,10 +179,10 @@ def upstream_tests(wheel: Path, build_dir: Path) -> None:
     python = install(wheel, "uv", build_dir / "smoke" / "upstream", log, extra="[server,test]")
     plugin = {"PYTHONPATH": str(ROOT / "tests" / "upstream")}
     remedy = "Compare with upstream's own wheel of this version."
-    _pytest([python], ["-p", "upstream_models", tests], log, remedy, plugin, vendor=source.TREE / "vendor")
+    pytest_in([python], ["-p", "upstream_models", tests], log, remedy, plugin, vendor=source.TREE / "vendor")
 
 
-def _pytest(
+def pytest_in(
     python: list[str | Path],
     arguments: list[str | Path],
     log: Path,

