@@ -41,10 +41,10 @@ class World(msgspec.Struct, frozen=True):
     path: Callable[[Path], str] = str
 
     def env(self, *folders: Path, **more: str) -> dict[str, str]:
-        """The environment to run it in, with `folders` to import from."""
+        """What its environment has beside this process's, with `folders` to import from."""
         separator = os.pathsep if self.path is str else ";"
         imports = separator.join(self.path(folder) for folder in folders)
-        return run.environment(**_SETTINGS, **self.environment, PYTHONPATH=imports, **more)
+        return {**_SETTINGS, **self.environment, "PYTHONPATH": imports, **more}
 
 
 def test(wheel: Path, build_dir: Path) -> None:
@@ -70,7 +70,7 @@ def test(wheel: Path, build_dir: Path) -> None:
     run.remove(site)
     remedy = "Is the package index reachable? The wheel's own dependencies come from there."
     installing = ["-m", "pip", "install", "--target", world.path(site), *_TOOLS, world.path(wheel.resolve())]
-    run.command([*world.command, *installing], log=log, env=world.env(tools), remedy=remedy)
+    run.command([*world.command, *installing], log=log, env=run.environment(**world.env(tools)), remedy=remedy)
     for words, command, expected in _processors(platform, world):
         run.console.print(f"      on {words}{f': {expected}' if expected else ''}")
         env = world.env(site, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
