@@ -236,11 +236,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(tags=["check"])
 def lint(session: nox.Session) -> None:
-    """Run ruff and mypy --strict."""
+    """Run ruff and mypy --strict; actionlint and zizmor on the workflows."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("actionlint", *map(str, sorted((ROOT / ".github" / "workflows").glob("*.yml"))))
+    session.run("zizmor", "--offline", "--quiet", ".github")
 
 
 @nox.session(default=False)

@@ -327,6 +327,8 @@ def _assemble(options: argparse.Namespace) -> None:
 
 def _matrix(options: argparse.Namespace) -> None:
     variants = matrix.select(options.names, matrix.load())
+    if not options.names:
+        variants = [variant for variant in variants if variant.table.plugin not in jobs.ON_REQUEST]
     if options.changed_since:
         variants = jobs.touched(variants, options.changed_since)
     made = jobs.jobs(variants)

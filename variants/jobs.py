@@ -23,6 +23,8 @@ RUNNERS = {
     "macosx_arm64": "macos-15",
     "macosx_x86_64": "macos-15-intel",
 }
+#: Plugins for which no hosted runner has the toolkit: their jobs are made when their variant is named.
+ON_REQUEST = ("hip",)
 # What every wheel is made by or of.
 _EVERYTHING = ("CMakeLists.txt", "pyproject.toml", "noxfile.py", "vendor/upstream.toml", "llama_cpp", "variants")
 #: Step of the library that no wheel is made by, or that only a variant's plugin is.
@@ -31,13 +33,15 @@ _ELSEWHERE = "bench explain front index jobs listing machine pages providers ser
 
 class Job(msgspec.Struct, frozen=True):
     """One job: its `name`, the `runner` that it wants, the `command`, the `part` that it leaves below ``parts/`` (none: wheels
-    in ``dist/``), and the parts that must lie there before (`needs`)."""
+    in ``dist/``), the parts that must lie there before (`needs`), and the repository variable that may name a container image for
+    an older glibc (`image`)."""
 
     name: str
     runner: str
     command: str
     part: str | None
     needs: list[str]
+    image: str | None = None
 
 
 class Jobs(msgspec.Struct, frozen=True):
@@ -49,37 +53,29 @@ class Jobs(msgspec.Struct, frozen=True):
 
 
 def jobs(variants: Sequence[Variant]) -> Jobs:
-    """The jobs that make these variants on every platform that they are published on.
-
-    Variants whose plugin nobody knows how to build are left out.
-    """
+    """The jobs that make these variants on every platform where they are published and can be built."""
     cores: dict[str, Job] = {}
     plugins: list[Job] = []
     ready: list[str] = []
     for variant in variants:
         plugin = variant.table.plugin
-        if plugin and plugin not in kits.KITS:
-            continue
-        ready.append(variant.name)
+        names = kits.buildable(variant)
+        ready += [variant.name] if names else []
         kind = build.kind(variant, build.Options())
-        for name in published(variant):
+        for name in names:
             platform = platforms.get(name)
             core = parts.core_folder(platform, kind)
             runner = RUNNERS["linux_x86_64" if kind == "zig" else name]
             command = f"nox -s core -- --platform {name} --toolchain {kind}"
-            cores[core] = Job(core, runner, command, core, [])
+            image = f"MANYLINUX_{platform.processor.upper()}" if kind == "system" and platform.system == "Linux" else None
+            cores[core] = Job(core, runner, command, core, [], image)
             if plugin:
                 folder = parts.plugin_folder(variant, platform)
                 command = f"nox -s plugin -- {variant.name} --platform {name}"
-                plugins.append(Job(folder, RUNNERS[name], command, folder, [core]))
+                plugins.append(Job(folder, RUNNERS[name], command, folder, [core], image))
     needs = [*cores, *(job.name for job in plugins)]
     last = Job("assemble", RUNNERS["linux_x86_64"], f"nox -s assemble -- {' '.join(ready)}", None, needs)
     return Jobs(list(cores.values()), plugins, [last] if ready else [])
-
-
-def published(variant: Variant) -> list[str]:
-    """The platforms for which this variant's wheel is published."""
-    return [name for name in variant.table.platforms if name not in variant.table.unpublished]
 
 
 def touched(variants: Sequence[Variant], reference: str) -> list[Variant]:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import cuda, vulkan
+from . import cuda, metal, platforms, rocm, vulkan
 from .errors import ToolchainError
+from .matrix import Variant
 from .toolkit import Request, Toolkit
 
 #: ggml's name of the plugin -> what finds its toolkit.
-KITS: dict[str, Callable[[Request], Toolkit]] = {"cuda": cuda.find, "vulkan": vulkan.find}
+KITS: dict[str, Callable[[Request], Toolkit]] = {"cuda": cuda.find, "hip": rocm.find, "metal": metal.find, "vulkan": vulkan.find}
+#: On which platforms it knows where to look. (A plugin for Windows was never built: docs/status.md.)
+PLATFORMS = {
+    "cuda": ("linux_x86_64", "linux_aarch64"),
+    "hip": ("linux_x86_64",),
+    "metal": ("macosx_arm64",),
+    "vulkan": ("linux_x86_64", "linux_aarch64"),
+}
+
+
+def buildable(variant: Variant) -> list[str]:
+    """The platforms for which this variant's wheel is published and somebody knows how to build it."""
+    known = PLATFORMS.get(variant.table.plugin, ()) if variant.table.plugin else platforms.PLATFORMS
+    return [name for name in variant.published if name in known]
 
 
 def find(request: Request) -> Toolkit:

@@ -67,8 +67,10 @@ class Cuda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rocm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """AMD: `architectures`, those that get machine code, as in ``gfx1100``."""
+    """AMD: `rocm`, the oldest version that builds it (a newer one of the same major does, too); `architectures`, those that get
+    machine code, as in ``gfx1100``."""
 
+    rocm: str
     architectures: list[str]
 
     def properties(self) -> dict[str, dict[str, list[str]]]:
@@ -109,6 +111,11 @@ class Variant(msgspec.Struct, frozen=True):
     def label(self) -> str | None:
         """Variant label (PEP 825), or None for the plain wheel."""
         return self.table.label
+
+    @property
+    def published(self) -> list[str]:
+        """The platforms for which its wheel is published."""
+        return [name for name in self.table.platforms if name not in self.table.unpublished]
 
     @property
     def properties(self) -> dict[str, dict[str, list[str]]]:
@@ -226,6 +233,10 @@ def _check_values(file: Path, variant: Variant) -> None:
         raise MatrixError(
             f"{file}: table `cuda` is missing.", "The plugin wants `nvcc` and `architectures`; see variants/cuda13.toml."
         )
+    if table.plugin == "hip" and table.rocm is None:
+        raise MatrixError(
+            f"{file}: table `rocm` is missing.", "The plugin wants `rocm` and `architectures`; see variants/rocm7.toml."
+        )
     if table.cuda and not all(_ARCHITECTURE.fullmatch(text) for text in [*table.cuda.architectures, table.cuda.ptx or "90"]):
         raise MatrixError(
             f"{file}: table `cuda`: an architecture is two or three digits.", 'Write compute capability 8.6 as "86", 12.0 as "120".'
@@ -270,7 +281,7 @@ def labelled(label: str | None, platform: str | None = None) -> Variant | None:
     `platform`: the one that is published there, where the plain wheel is not the same variant everywhere (macOS: Metal).
     """
     found = [variant for variant in load().values() if variant.label == label]
-    own = [variant for variant in found if platform in variant.table.platforms and platform not in variant.table.unpublished]
+    own = [variant for variant in found if platform in variant.published]
     return next(iter(own or found), None)
 
 

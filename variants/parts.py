@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import assemble, build, matrix, platforms, plugin, run, source
+from . import assemble, build, kits, matrix, platforms, plugin, run, source
 from .build import BUILD, Built, Options
 from .errors import UsageError, WheelError
 from .matrix import Variant
@@ -74,7 +74,7 @@ def assemble_all(variants: Sequence[Variant], options: Options, parts: Path) -> 
     wanted = [
         (variant, platforms.get(name))
         for variant in variants
-        for name in ([options.platform] if options.platform else variant.table.platforms)
+        for name in ([options.platform] if options.platform else kits.buildable(variant))
     ]
     found = []  # all of them, before anything is done
     for variant, platform in wanted:

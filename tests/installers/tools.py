@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from variants import archive, jobs, label, machine, matrix
+from variants import archive, label, machine, matrix
 from variants.machine import Row
 from variants.platforms import PLATFORMS
 
@@ -58,7 +58,7 @@ def wheel(
 def small_wheels(dist: Path, work: Path, version: str = "9.9.7") -> None:
     """A wheel for every label and platform of the real matrix, the plain ones, and small ones of what the labelled ones require."""
     for variant in matrix.load().values():
-        for platform in jobs.published(variant):
+        for platform in variant.published:
             plain = wheel(work / variant.name, version, PLATFORMS[platform].tag, text=variant.label or "plain")
             if variant.label:
                 label.label(plain, variant, dist)

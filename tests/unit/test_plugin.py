@@ -9,14 +9,44 @@ from pathlib import Path
 import pytest
 
 from tests.unit.conftest import Cli
-from variants import cuda, errors, kits, matrix, platforms, toolchain, toolkit
+from variants import build, cuda, errors, kits, matrix, platforms, toolchain, toolkit
 
 
-def test_nobody_knows_the_plugin(cli: Cli) -> None:
-    done = cli("build", "rocm7")
-    assert done.returncode == errors.UsageError.exit_code
-    assert "rocm7 cannot be built yet: it wants ggml's plugin `hip`" in done.stdout
-    assert "Plugins that can be built: cuda, vulkan" in done.stdout
+def test_nobody_knows_the_plugin(tmp_path: Path) -> None:
+    text = 'summary = "x"\nplatforms = ["linux_x86_64"]\nplugin = "zdnn"\n[smoke]\ndevice = "X"\n'
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(errors.UsageError, match="x cannot be built yet: it wants ggml's plugin `zdnn`") as caught:
+        build.check(matrix.read(tmp_path / "x.toml"), platforms.here(), build.Options())
+    assert "Plugins that can be built: cuda, hip, metal, vulkan" in caught.value.remedy
+
+
+def test_rocm(tmp_path: Path) -> None:
+    """A folder laid out as AMD's packages do: too old, incomplete, complete; the matrix's list goes to the compiler."""
+    tools = toolchain.find("system", tmp_path, platforms.here())
+    home = tmp_path / "rocm"
+
+    def found() -> toolkit.Toolkit:
+        return kits.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", str(home)))
+
+    def lay(name: str, text: str = "") -> None:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+
+    lay(".info/version", "6.4.1-83")
+    assert {part.what for part in found().missing} == {"ROCm", "HIP compiler", "HIP", "hipBLAS", "rocBLAS"}
+    assert found().parts[0].seen == "6.4.1"
+    lay(".info/version", "7.1.0-43")
+    for name in ("hip/hip", "hipblas/hipblas", "rocblas/rocblas"):
+        lay(f"lib/cmake/{name}-config.cmake")
+    with pytest.raises(errors.ToolchainError, match="HIP compiler: wanted of that ROCm, found nothing") as caught:
+        toolkit.require(found())
+    assert "ROCM_PATH" in caught.value.remedy
+    lay("llvm/bin/clang++")
+    assert not found().missing
+    assert any(word.startswith("-DAMDGPU_TARGETS=gfx908;gfx90a;") for word in found().cmake)
+    assert f"-DCMAKE_HIP_COMPILER={home / 'llvm/bin/clang++'}" in found().cmake
+    with pytest.raises(errors.UsageError, match="no ROCm compiler"):
+        kits.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", "index"))
 
 
 def test_zig_is_refused_for_a_plugin(cli: Cli) -> None:
