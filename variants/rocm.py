@@ -44,7 +44,7 @@ def find(request: Request) -> Toolkit:
     return Toolkit(
         "hip",
         tuple(parts),
-        "Install ROCm (AMD's packages rocm-hip-sdk; or run the same command in AMD's container rocm/dev with `complete` in its tag),\n"
+        "Install ROCm (AMD's packages rocm-hip-sdk; or run this in AMD's container rocm/dev, `complete` in its tag),\n"
         "and name it in ROCM_PATH or with --toolkit FOLDER where it is not in AMD's own place.",
         (
             f"-DCMAKE_HIP_COMPILER={compiler}",
