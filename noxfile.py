@@ -246,6 +246,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def adopt(session: nox.Session) -> None:
+    """Put these files into a tree of llama-cpp-python's own repository; `-- ../llama-cpp-python`."""
+    install(session)
+    session.run("python", "-m", "variants", "adopt", *session.posargs)
+
+
+@nox.session(default=False)
 def status(session: nox.Session) -> None:
     """Write docs/runs.md, what was built and what has run where, from the records beside the wheels in dist/."""
     install(session)

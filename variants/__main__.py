@@ -13,6 +13,7 @@ import msgspec
 from rich.markup import escape
 
 from . import (
+    adopt,
     bench,
     build,
     explain,
@@ -236,6 +237,10 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--cpu", metavar="CPU", help="processor by archspec's name, as in haswell")
     other.add_argument("--python", metavar="X.Y", help="default: 3.12")
     why.set_defaults(do=_explain)
+
+    give = step("adopt", "Put these files into a tree of llama-cpp-python's own, which then builds the same wheels.")
+    give.add_argument("tree", type=Path, metavar="TREE", help="a clone of its repository, or an unpacked sdist")
+    give.set_defaults(do=lambda given: run.console.print("\n".join(adopt.adopt(given.tree)), markup=False))
 
     state = step("status", "Collect the records of the wheels in dist/ and write docs/runs.md: what was built, and what ran where.")
     state.add_argument("--dist", type=Path, default=build.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")

@@ -22,7 +22,13 @@ def source(guard: str, libraries: list[Path]) -> str:
         with pefile.PE(str(library), fast_load=True) as opened:
             opened.parse_data_directories([pefile.DIRECTORY_ENTRY["IMAGE_DIRECTORY_ENTRY_EXPORT"]])
             names = [symbol.name.decode() for symbol in opened.DIRECTORY_ENTRY_EXPORT.symbols if symbol.name]
-        lines += [f"EXPORT({name}, {library.stem}.{name})" for name in names if re.fullmatch(r"\w+", name) and name not in own]
+        others = [name for name in names if re.fullmatch(r"\w+", name) and name not in own]
+        lines += [f"EXPORT({name}, {library.stem}.{name})" for name in others]
+        # A real import of one of them, so that the library is found beside this one and loaded with it.
+        prefix = library.stem.partition("-")[0] + "_"  # a C function of its header: ggml_, llama_, mtmd_
+        one = next(name for name in others if name.startswith(prefix))
+        kept = "behind_" + re.sub(r"\W", "_", library.stem)
+        lines += [f"void {one}(void);", f"void (*const {kept})(void) = {one};", f"EXPORT({kept}, {kept})"]
     return _HEAD + "\n".join(lines) + "\n"
 
 

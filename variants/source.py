@@ -140,6 +140,7 @@ def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
         SourceError: it is not there, or of another release.
     """
     if pin.path is not None:
+        tree = ROOT / pin.path
         if not (tree / "vendor" / "llama.cpp" / "CMakeLists.txt").is_file():
             raise SourceError(f"{tree} has no vendor/llama.cpp.", "Fetch it: `git submodule update --init --recursive`.")
         return Upstream(tree, pin.version, "", _newest(tree), _commit(tree, pin.version), content(tree))
