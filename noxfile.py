@@ -221,6 +221,13 @@ def bench_labels(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def repairs(session: nox.Session) -> None:
+    """Repair with auditwheel, delocate and delvewheel, on real ELF, Mach-O and PE files that zig makes."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", "tests/repair", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def failures(session: nox.Session) -> None:
     """Real builds that go wrong: interrupted, disk full, compile error, two at once (with a compiler cache)."""
     install(session, "tests", "cache")

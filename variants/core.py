@@ -59,7 +59,7 @@ def wheel_command(upstream: Upstream, defines: list[str], build_dir: Path, targe
     """
     settings = [f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines]
     if adopted():
-        settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=", *_NOT_OURS]
+        settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=none/*", *_NOT_OURS]
     elif upstream.tree != TREE:
         settings.append(f"-Cwheel.packages.llama_cpp={upstream.tree.relative_to(ROOT).as_posix()}/llama_cpp")
     return [

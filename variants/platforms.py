@@ -33,6 +33,11 @@ class Platform(msgspec.Struct, frozen=True):
     tool: str = "auditwheel"
 
     @property
+    def musl(self) -> bool:
+        """Is its C library musl?"""
+        return self.name.startswith("musllinux")
+
+    @property
     def machine(self) -> str:
         """Its processor as libraries name it (:attr:`.binary.Library.machine`)."""
         return {"amd64": "x86_64", "arm64": "aarch64"}.get(self.processor.lower(), self.processor)

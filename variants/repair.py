@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +46,11 @@ def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence
     platform = PLATFORMS[core.platform]
     run.remove(target_dir)
     target_dir.mkdir(parents=True)
-    repaired = _TOOLS[platform.tool](Job(raw, target_dir, platform, core.tag, epoch, log, foreign))
+    try:
+        repaired = _TOOLS[platform.tool](Job(raw, target_dir, platform, core.tag, epoch, log, foreign))
+    except BaseException:
+        run.remove(target_dir)  # auditwheel leaves a copy of the raw wheel there
+        raise
     return _canonical(repaired, epoch)
 
 
@@ -54,9 +59,10 @@ def _auditwheel(job: Job) -> Path:
 
     For another processor or libc than this machine's auditwheel takes no tag by its name, so the lowest must be the promised one.
     """
+    raw = _with_musl(job) if job.platform.musl else job.raw
     asked = job.promised if job.platform == platforms.here() else ""
     repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
-                    "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), job.raw,
+                    "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
                     remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
     if job.promised and not asked:
         found = sorted(tag.platform for tag in archive.parse_name(repaired)[3])
@@ -67,6 +73,26 @@ def _auditwheel(job: Job) -> Path:
             )
         repaired = repaired.rename(repaired.with_name(f"{repaired.stem.rpartition('-')[0]}-{job.promised}.whl"))
     return repaired
+
+
+def _with_musl(job: Job) -> Path:
+    """The raw wheel with musl's libc by the name that Alpine's linker writes, and that auditwheel knows musl by.
+
+    zig writes ``libc.so``, which auditwheel would look for on this machine. musl takes both names for itself (ldso/dynlink.c,
+    load_library).
+    """
+    files = archive.contents(job.raw)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            if binary.is_library(content) and "libc.so" in binary.read(content).needed:
+                path = Path(folder) / "library.so"
+                path.write_bytes(content)
+                new = f"libc.musl-{job.platform.machine}.so.1"
+                run.command(["patchelf", "--replace-needed", "libc.so", new, path], log=job.log, env=run.environment())
+                files[name] = path.read_bytes()
+    raw = job.raw.parent / "musl" / job.raw.name
+    archive.write(raw, files, job.epoch)
+    return raw
 
 
 def _newer(one: str, other: str) -> bool:
