@@ -35,10 +35,9 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Link:
         functions = [path.stem.removeprefix("lib") for path in calls]
         source = folder / f"{name}.c"
         export = "__declspec(dllexport) " if platform.system == "Windows" else ""
-        source.write_text(
-            "".join(f"int {one}(void);\n" for one in functions)
-            + f'char * getenv(const char *);\n{export}int {name}(void) {{ return (getenv("X") != 0){"".join(f" + {one}()" for one in functions)}; }}\n'
-        )
+        declared = "".join(f"int {one}(void);\n" for one in functions) + "char * getenv(const char *);\n"
+        summands = "".join(f" + {one}()" for one in functions)
+        source.write_text(f'{declared}{export}int {name}(void) {{ return (getenv("X") != 0){summands}; }}\n')
         words = [sys.executable, "-m", "ziglang", "cc", "-target", platform.zig, "-shared", "-O1", "-s", source.name, "-o", file]
         if platform.system == "Linux":
             words += [f"-Wl,-soname,{file}", "-Wl,-rpath,$ORIGIN"]
