@@ -21,9 +21,10 @@ from . import archive, run
 from .errors import WheelError
 from .matrix import DESCRIPTION
 from .platforms import PLATFORMS
-from .source import Upstream
+from .source import ROOT, Upstream
 from .toolchain import Toolchain
 
+_KNOWN = ROOT / "variants" / "data" / "core.toml"
 #: What `python -m llama_cpp` and `verify` say of the core.
 CORE = "llama_cpp/lib/core.json"
 
@@ -38,6 +39,7 @@ class Core(msgspec.Struct, frozen=True):
     platform: str
     plugins: list[str]
     tag: str = ""
+    libraries: list[str] = []
 
 
 def read_core(wheel: Path) -> Core:
@@ -54,6 +56,19 @@ def read_core(wheel: Path) -> Core:
     if core.platform not in PLATFORMS:
         raise WheelError(f'{wheel} is of a platform "{core.platform}" that nobody knows.', "Build the core again.")
     return core
+
+
+def changes(core: Core) -> list[str]:
+    """What llama.cpp has added to the core or dropped from it since somebody last looked (``variants/data/core.toml``)."""
+    known = msgspec.toml.decode(_KNOWN.read_bytes(), type=_Known)
+    plugins = {name.removeprefix("ggml-") for name in core.plugins}
+    pairs = (("library", set(core.libraries), set(known.libraries)), ("CPU plugin", plugins, set(known.plugins[core.platform])))
+    return [f"{what} {name}: {'added' if name in new else 'dropped'}" for what, new, old in pairs for name in sorted(new ^ old)]
+
+
+class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    libraries: list[str]
+    plugins: dict[str, list[str]]
 
 
 def document(core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: Toolchain, epoch: int) -> Path:

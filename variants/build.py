@@ -33,7 +33,7 @@ from . import (
     toolkit,
     verify,
 )  # fmt: skip
-from .errors import UsageError, VariantsError
+from .errors import UsageError, VariantsError, WheelError
 from .matrix import Variant
 from .platforms import PLATFORMS, Platform
 from .source import ROOT
@@ -233,7 +233,26 @@ def compile_core(work: Work, place: Place, steps: run.Steps) -> Path:
     tools = work.tools
     with steps.step("core", f"{tools.name}{f', with {tools.cache}' if tools.cache else ''}; log: {short(place.log)}"):
         wheel = core.build(work.upstream, tools, jobs=work.jobs, log=place.log, build_dir=place.core)
-        return assemble.document(wheel, place.core / "part", work.upstream, tools, work.epoch)
+        part = assemble.document(wheel, place.core / "part", work.upstream, tools, work.epoch)
+    _report_changes(part, work.upstream)
+    return part
+
+
+def _report_changes(part: Path, upstream: source.Upstream) -> None:
+    """Say what llama.cpp has added or dropped.
+
+    Raises:
+        WheelError: the pinned release has, so that nothing new is shipped unseen.
+    """
+    if not (changed := assemble.changes(assemble.read_core(part))):
+        return
+    rows = "\n".join(f"  {row}" for row in changed)
+    if upstream.version == source.read_pin().version:
+        raise WheelError(
+            f"llama.cpp in llama-cpp-python {upstream.version} has changed what a core is made of:\n{rows}",
+            "See that CMakeLists.txt and llama_cpp/_backends.py do the right thing with it, then correct variants/data/core.toml.",
+        )
+    run.console.print(f"      compared with variants/data/core.toml:\n{rows}", markup=False)
 
 
 def compile_plugin(variant: Variant, kit: toolkit.Toolkit, part: Path, work: Work, place: Place, steps: run.Steps) -> plugin.Plugin:
@@ -301,7 +320,8 @@ def _print_plan(variant: Variant, platform: Platform, options: Options) -> None:
     place = place_of(variant, platform, options)
     pin = source.read_pin()
     version = options.upstream or pin.version
-    upstream = source.Upstream(source.TREE, version, pin.sha256, 0, "unknown", "")
+    tree = source.TREE if version == pin.version else source.VENDOR / "releases" / version / source.TREE.name
+    upstream = source.Upstream(tree, version, pin.sha256, 0, "unknown", "")
     fetched = "would be fetched with pip, checked and unpacked"
     with contextlib.suppress(VariantsError):
         if version == pin.version:
