@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -59,17 +60,19 @@ def wheel_command(upstream: Upstream, defines: list[str], build_dir: Path, targe
     """
     settings = [f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines]
     if adopted():
-        settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=none/*", *_NOT_OURS]
+        settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=none/*"]
+        settings.append(f"-Cwheel.packages={_package(build_dir).relative_to(ROOT).as_posix()}")
     elif upstream.tree != TREE:
-        settings.append(f"-Cwheel.packages.llama_cpp={upstream.tree.relative_to(ROOT).as_posix()}/llama_cpp")
+        settings.append(f"-Cwheel.packages={upstream.tree.relative_to(ROOT).as_posix()}/llama_cpp")
     return [
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", target,
         f"-Cbuild-dir={build_dir}", *settings, ROOT,
     ]  # fmt: skip
 
 
-# In upstream's package folder, but not of the wheel: the guard's source, and what upstream's own build leaves there.
-_NOT_OURS = ("-Cwheel.exclude=llama_cpp/guard/**", "-Cwheel.exclude=llama_cpp/lib/**")
+def _package(build_dir: Path) -> Path:
+    """Where the package is copied to without what is no part of a wheel: the guard's source, what upstream's own build leaves."""
+    return build_dir.parent / "package" / "llama_cpp"
 
 
 def adopted() -> bool:
@@ -100,6 +103,10 @@ def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, bui
         "NINJA_STATUS": "[%f/%t] ",
         "LLAMA_CPP_UPSTREAM": str(upstream.tree),  # for variants/upstream_metadata.py
     }
+    if adopted():
+        package = _package(build_dir / "cmake")
+        run.remove(package)
+        shutil.copytree(ROOT / "llama_cpp", package, ignore=shutil.ignore_patterns("lib", "guard", "__pycache__"))
     command = wheel_command(upstream, definitions(upstream, toolchain), build_dir / "cmake", target)
     remedy = "Correct what the compiler complains of, then run the same command again."
 
