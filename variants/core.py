@@ -61,13 +61,19 @@ def wheel_command(upstream: Upstream, defines: list[str], build_dir: Path, targe
     settings = [f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines]
     if adopted():
         settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=none/*"]
-        settings.append(f"-Cwheel.packages={_package(build_dir).relative_to(ROOT).as_posix()}")
+        settings += _taking(_package(build_dir))
     elif upstream.tree != TREE:
-        settings.append(f"-Cwheel.packages={upstream.tree.relative_to(ROOT).as_posix()}/llama_cpp")
+        settings += _taking(upstream.tree / "llama_cpp")
     return [
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", target,
         f"-Cbuild-dir={build_dir}", *settings, ROOT,
     ]  # fmt: skip
+
+
+def _taking(package: Path) -> list[str]:
+    """The settings by which scikit-build-core takes this folder as the package, though git ignores it."""
+    path = package.relative_to(ROOT).as_posix()
+    return [f"-Cwheel.packages={path}", f"-Csdist.include={path}/**"]
 
 
 def _package(build_dir: Path) -> Path:
