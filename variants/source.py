@@ -352,5 +352,5 @@ def _hostile(archive: Path, why: str) -> SourceError:
 def package_files(tree: Path) -> Iterator[PurePosixPath]:
     """Every file of upstream's Python package, relative to the tree (``llama_cpp/llama.py``)."""
     for path in sorted((tree / "llama_cpp").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and path.relative_to(tree).parts[1] != "lib":
+        if path.is_file() and "__pycache__" not in path.parts and path.relative_to(tree).parts[1] not in ("lib", "guard"):
             yield PurePosixPath(path.relative_to(tree).as_posix())
