@@ -221,6 +221,13 @@ def bench_labels(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def machines(session: nox.Session) -> None:
+    """Build in parts, in clones, and in upstream's own tree: the bytes of one checkout (compiles up to four times)."""
+    install(session, "tests", "cache")
+    session.run("python", "-m", "pytest", "tests/machines", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def repairs(session: nox.Session) -> None:
     """Repair with auditwheel, delocate and delvewheel, on real ELF, Mach-O and PE files that zig makes."""
     install(session, "tests")

@@ -1,0 +1,113 @@
+"""Many machines: the core, the plugin and the assembly in clones of their own give the bytes of one checkout.
+
+The plugin is Vulkan's where this machine has its toolkit, else none is built and the CPU wheel alone is compared.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from variants import archive, kits, matrix, platforms, run, source, toolchain, toolkit
+
+HERE = platforms.here()
+
+
+def clone(folder: Path) -> Path:
+    """A new checkout of what is committed here, with upstream's sdist, so that it is not fetched anew."""
+    subprocess.run(["git", "clone", "--quiet", str(source.ROOT), str(folder)], check=True)
+    shutil.copy(source.VENDOR / source.read_pin().archive, folder / "vendor")
+    return folder
+
+
+def variants(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "variants", *arguments],
+        cwd=folder,
+        env=run.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    return done.stdout
+
+
+def has_vulkan(tmp_path: Path) -> bool:
+    tools = toolchain.find("system", tmp_path, HERE, write=False)
+    return not kits.find(toolkit.Request(matrix.load()["vulkan"], tools, source.vendor().tree, HERE.name)).missing
+
+
+@pytest.fixture
+def committed() -> None:
+    """A clone has what is committed."""
+    changed = subprocess.run(["git", "-C", str(source.ROOT), "status", "--porcelain"], capture_output=True, text=True, check=True)
+    if changed.stdout.strip():
+        pytest.skip("this checkout has changes that are not committed")
+
+
+def test_same_bytes(tmp_path: Path, committed: None) -> None:
+    """The jobs of `matrix --json` for this machine, each in a clone of its own, against one checkout."""
+    names = ["vulkan"] if has_vulkan(tmp_path) else ["cpu"]
+    jobs = json.loads(variants(source.ROOT, "matrix", "--json", *names))
+    parts = tmp_path / "parts"
+    done = []
+    for kind in ("core", "plugin", "assemble"):
+        for job in jobs[kind]:
+            words = job["command"].removeprefix("nox -s ").replace(" -- ", " ").split()
+            if kind == "assemble":
+                words += ["--platform", HERE.name]
+            elif HERE.name not in words:
+                continue  # another machine's
+            folder = clone(tmp_path / job["name"])
+            variants(folder, *words, "--parts", str(parts))
+            done.append(job["name"])
+    assert done[-1] == "assemble"
+    (made,) = (tmp_path / "assemble" / "dist").glob("*.whl")
+    one = clone(tmp_path / "one")
+    variants(one, "build", *names)
+    (whole,) = (one / "dist").glob("*.whl")
+    assert made.name == whole.name
+    assert archive.sha256(made) == archive.sha256(whole)
+
+
+def test_partial_and_foreign_parts(tmp_path: Path) -> None:
+    """A part that is missing, of another platform, or of another core: one error that names it, and nothing in dist/."""
+
+    def fails(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "variants", *arguments], cwd=source.ROOT, env=run.environment(), capture_output=True, text=True
+        )
+        assert done.returncode in (2, 7)
+        return " ".join(done.stdout.split())
+
+    parts = tmp_path / "parts"
+    said = fails("assemble", "cpu", "--platform", HERE.name, "--parts", str(parts))
+    assert f"The part core-{HERE.name}-zig is not in" in said
+    assert f"nox -s core -- --platform {HERE.name} --toolchain zig" in said
+    core = {"fingerprint": "0123abcd", "toolchain": "gcc", "platform": "win_amd64", "plugins": [], "libraries": []}
+    folder = parts / f"core-{HERE.name}-system"
+    wheel = folder / f"llama_cpp_python-9.9.7-py3-none-{HERE.name}.whl"
+    files = {"llama_cpp/lib/core.json": json.dumps(core).encode(), "llama_cpp_python-9.9.7.dist-info/WHEEL": b"Tag: x\n"}
+    archive.write(wheel, files, 0)
+    said = fails("assemble", "vulkan", "--platform", HERE.name, "--parts", str(parts))
+    assert f"is a core of win_amd64, not of {HERE.name}" in said
+    core["platform"] = HERE.name
+    archive.write(wheel, {**files, "llama_cpp/lib/core.json": json.dumps(core).encode()}, 0)
+    said = fails("assemble", "vulkan", "--platform", HERE.name, "--parts", str(parts))
+    assert f"The part plugin-vulkan-{HERE.name} is not in" in said
+    assert f"which has core-{HERE.name}-system" in said
+    plugin = parts / f"plugin-vulkan-{HERE.name}"
+    plugin.mkdir()
+    said = fails("assemble", "vulkan", "--platform", HERE.name, "--parts", str(parts))
+    assert f"plugin-vulkan-{HERE.name} is no plugin's part" in said
+    (plugin / "plugin.json").write_text(json.dumps({"name": "vulkan", "core": "deadbeef"}))
+    (plugin / HERE.plugin("vulkan")).write_bytes(b"x")
+    said = fails("assemble", "vulkan", "--platform", HERE.name, "--parts", str(parts))
+    assert "The plugin is of core deadbeef" in said
+    assert "has core 0123abcd: they would not load together" in said
