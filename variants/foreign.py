@@ -8,6 +8,7 @@ takes it only if its tags fit, and the smoke inference runs in it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -32,13 +33,14 @@ _SETTINGS = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1
 
 
 class World(msgspec.Struct, frozen=True):
-    """A Python of another platform: the `command` that runs it here, its environment, how a path of ours is written there, and
-    what it is, in words."""
+    """A Python of another platform: the `command` that runs it here, its environment, what it is in words, how a path of ours is
+    written there, and the folder of wheels that its pip installs from (None: the index)."""
 
     command: list[str | Path]
     environment: dict[str, str]
     words: str
     path: Callable[[Path], str] = str
+    wheels: Path | None = None
 
     def env(self, *folders: Path, **more: str) -> dict[str, str]:
         """What its environment has beside this process's, with `folders` to import from."""
@@ -69,7 +71,15 @@ def test(wheel: Path, build_dir: Path) -> None:
     site, tools = folder / "site-packages", _pip(folder)
     run.remove(site)
     remedy = "Is the package index reachable? The wheel's own dependencies come from there."
-    installing = ["-m", "pip", "install", "--target", world.path(site), *_TOOLS, world.path(wheel.resolve())]
+    where: list[str | Path] = []
+    if world.wheels:
+        run.remove(world.wheels)
+        fetching: list[str | Path] = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--python-version", "3.11"]
+        fetching += ["--dest", world.wheels]
+        tagged = [word for tag in (platform.tag, platform.tag.replace("_1_2_", "_1_1_")) for word in ("--platform", tag)]
+        run.command([*fetching, *tagged, *_TOOLS, wheel.resolve()], log=log, env=run.environment(**_SETTINGS), remedy=remedy)
+        where = ["--no-index", "--find-links", world.wheels]
+    installing = ["-m", "pip", "install", *where, "--target", world.path(site), *_TOOLS, world.path(wheel.resolve())]
     run.command([*world.command, *installing], log=log, env=run.environment(**world.env(tools)), remedy=remedy)
     for words, command, expected in _processors(platform, world):
         run.console.print(f"      on {words}{f': {expected}' if expected else ''}")
@@ -171,9 +181,76 @@ def _windows(folder: Path, log: Path) -> World:
 
 
 def _musl(folder: Path, log: Path) -> World:
-    raise ToolchainError(
-        "A Python for musl cannot be had here yet.", "Run the wheel in Alpine: `pip install` it and `pytest tests/inference`."
-    )
+    """CPython for musl from Debian's source packages, by Debian's musl-gcc. It has no OpenSSL: its pip installs from a folder."""
+    compiler = _program("musl-gcc", "musl-tools musl make tcl python3.11")
+    home = folder / "python"
+    if not (home / "bin" / "python3.11").is_file():
+        sources = _debian_sources(["python3.11", "libffi", "zlib", "sqlite3"], folder / "apt", log)
+        tools = folder / "wrap"
+        tools.mkdir(parents=True, exist_ok=True)
+        # Debian's own folders (multiarch) hold glibc's headers.
+        scripts = {"cc": f'[ "$1" = -print-multiarch ] && exit 1\nexec {compiler} -fPIC "$@"', "dpkg-architecture": "exit 1"}
+        for name, text in scripts.items():
+            (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tools / name).chmod(0o755)
+        run.remove(folder / "src")
+        env = run.environment(CC=str(tools / "cc"), READELF=_program("readelf", "binutils"))
+        env["PATH"] = f"{tools}{os.pathsep}{env['PATH']}"
+        deps, jobs = folder / "deps", f"-j{run.default_jobs()}"
+        across = ("--build=x86_64-linux-gnu", "--host=x86_64-linux-musl")
+        named = ("SOABI=cpython-311-x86_64-linux-musl", "EXT_SUFFIX=.cpython-311-x86_64-linux-musl.so")  # gcc's triplet says gnu
+        python = _program("python3.11", "python3.11")
+        steps: dict[str, list[list[str]]] = {
+            "libffi": [["./configure", *across, "--disable-shared", "--with-pic", "--disable-docs", f"--prefix={deps}",
+                        "--disable-exec-static-tramp", "--disable-multi-os-directory"],
+                       ["make", jobs], ["make", "install"]],
+            "zlib": [["./configure", "--static", f"--prefix={deps}"], ["make", jobs, "libz.a"],
+                     ["install", "-D", "-t", f"{deps}/lib", "libz.a"],
+                     ["install", "-D", "-t", f"{deps}/include", "zlib.h", "zconf.h"]],
+            "sqlite3": [["./configure", *across, "--disable-shared", "--disable-tcl", "--disable-readline", "BUILD_CC=gcc"],
+                        ["make", jobs, "libsqlite3.la"], ["install", "-D", "-t", f"{deps}/lib", ".libs/libsqlite3.a"],
+                        ["install", "-D", "-t", f"{deps}/include", "sqlite3.h"]],
+            "python3.11": [["./configure", *across, f"--prefix={home}", f"--with-build-python={python}", "--with-system-ffi",
+                            "--without-ensurepip", "--disable-ipv6", "--disable-test-modules", "ac_cv_file__dev_ptmx=yes",
+                            "ac_cv_file__dev_ptc=no"],
+                           ["make", jobs, *named], ["make", "install", *named]],
+        }  # fmt: skip
+        env |= {"CFLAGS": "-O2 -fPIC", "CPPFLAGS": f"-I{deps}/include", "LDFLAGS": f"-L{deps}/lib",
+                "PKG_CONFIG_LIBDIR": f"{deps}/lib/pkgconfig"}  # fmt: skip
+        for name, commands in steps.items():
+            target = folder / "src" / name
+            target.mkdir(parents=True)
+            run.command(["tar", "-xf", sources[name], "-C", target, "--strip-components=1"], log=log)
+            for command in commands:
+                run.command(list(command), log=log, env=env, cwd=target, remedy="Compiling CPython for musl.")
+    return World([home / "bin" / "python3.11"], {}, "CPython 3.11 compiled for Debian's musl", wheels=folder / "wheels")
+
+
+def _debian_sources(packages: Sequence[str], folder: Path, log: Path) -> dict[str, Path]:
+    """Fetch the upstream archives of Debian source packages, by name, with the machine's apt sources."""
+    lists, target = folder / "sources.d", folder / "archives"
+    for path in (lists, target, folder / "state/lists/partial", folder / "cache/archives/partial"):
+        path.mkdir(parents=True, exist_ok=True)
+    for file in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            text = re.sub(r"(?m)^Types:.*$", "Types: deb-src", re.sub(r"(?m)^deb ", "deb-src ", text))
+            (lists / (file.name if file.suffix in (".list", ".sources") else f"{file.name}.list")).write_text(text)
+    options = ["Dir::Etc::sourcelist=/dev/null", f"Dir::Etc::sourceparts={lists}", f"Dir::State={folder / 'state'}",
+               f"Dir::Cache={folder / 'cache'}"]  # fmt: skip
+    apt = [_program("apt-get", "apt"), *(word for option in options for word in ("-o", option))]
+    run.command([*apt, "update"], log=log, remedy="This takes a Debian with its source packages.")
+    # Some mirrors lack Debian's own patches; upstream's archive is all that is wanted.
+    run.command([*apt, "--download-only", "source", *packages], log=log, cwd=target, check=False)
+    found = {}
+    for package in packages:
+        archives = sorted(target.glob(f"{package}_*.orig.tar.*"))
+        if not archives:
+            raise ToolchainError(
+                f"The source of {package} could not be fetched from Debian's archive.", f"See {log}; is there a deb-src mirror?"
+            )
+        found[package] = archives[0]
+    return found
 
 
 _WORLDS: dict[str, Callable[[Path, Path], World]] = {"linux_aarch64": _aarch64, "musllinux_x86_64": _musl, "win_amd64": _windows}
