@@ -222,7 +222,9 @@ def _musl(folder: Path, log: Path) -> World:
             target.mkdir(parents=True)
             run.command(["tar", "-xf", sources[name], "-C", target, "--strip-components=1"], log=log)
             for command in commands:
-                run.command(list(command), log=log, env=env, cwd=target, remedy="Compiling CPython for musl.")
+                run.command(list(command), log=log, env=env, cwd=target, remedy="CPython for musl does not compile here.")
+        for file in sorted(home.glob("lib/python3.11/lib-dynload/*-linux-gnu.so")):  # as Python's own setup.py still names them
+            file.rename(file.with_name(file.name.replace("-linux-gnu.so", "-linux-musl.so")))
     return World([home / "bin" / "python3.11"], {}, "CPython 3.11 compiled for Debian's musl", wheels=folder / "wheels")
 
 
