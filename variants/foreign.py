@@ -234,10 +234,10 @@ def _debian_sources(packages: Sequence[str], folder: Path, log: Path) -> dict[st
     for path in (lists, target, folder / "state/lists/partial", folder / "cache/archives/partial"):
         path.mkdir(parents=True, exist_ok=True)
     for file in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
-        if file.is_file():
+        if file.suffix in (".list", ".sources") and file.is_file():
             text = file.read_text(encoding="utf-8")
             text = re.sub(r"(?m)^Types:.*$", "Types: deb-src", re.sub(r"(?m)^deb ", "deb-src ", text))
-            (lists / (file.name if file.suffix in (".list", ".sources") else f"{file.name}.list")).write_text(text)
+            (lists / file.name).write_text(text)
     options = ["Dir::Etc::sourcelist=/dev/null", f"Dir::Etc::sourceparts={lists}", f"Dir::State={folder / 'state'}",
                f"Dir::Cache={folder / 'cache'}"]  # fmt: skip
     apt = [_program("apt-get", "apt"), *(word for option in options for word in ("-o", option))]
