@@ -231,6 +231,7 @@ def _musl(folder: Path, log: Path) -> World:
 def _debian_sources(packages: Sequence[str], folder: Path, log: Path) -> dict[str, Path]:
     """Fetch the upstream archives of Debian source packages, by name, with the machine's apt sources."""
     lists, target = folder / "sources.d", folder / "archives"
+    run.remove(lists)  # of an earlier run
     for path in (lists, target, folder / "state/lists/partial", folder / "cache/archives/partial"):
         path.mkdir(parents=True, exist_ok=True)
     for file in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
