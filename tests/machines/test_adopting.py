@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from variants import adopt, archive, assemble, run, source
+from tests.machines.conftest import Run
+from variants import adopt, archive, assemble, build, matrix, source
 from variants.errors import SourceError
 
 
@@ -22,24 +21,8 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def variants(folder: Path, *arguments: str) -> str:
-    """Run ``python -m variants`` in a tree."""
-    done = subprocess.run(
-        [sys.executable, "-m", "variants", *arguments],
-        cwd=folder,
-        env=run.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    return done.stdout
-
-
-def test_same_wheel(tree: Path) -> None:
+def test_same_wheel(tree: Path, variants: Run) -> None:
     """`adopt`, then one command. Compared with the CPU wheel in dist/, which must be of this checkout."""
-    from variants import build, matrix
-
     (ours,) = [path for path in build.wheels([matrix.load()["cpu"]]) if "manylinux" in path.name and "x86_64" in path.name]
     adopt.adopt(tree)
     assert adopt.adopt(tree)  # a second time brings it up to date, and doubles nothing

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from variants import archive, kits, matrix, platforms, run, source, toolchain, toolkit
+from tests.machines.conftest import Run
+from variants import archive, kits, matrix, platforms, source, toolchain, toolkit
 
 HERE = platforms.here()
 
@@ -23,19 +23,6 @@ def clone(folder: Path) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(source.ROOT), str(folder)], check=True)
     shutil.copy(source.VENDOR / source.read_pin().archive, folder / "vendor")
     return folder
-
-
-def variants(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "variants", *arguments],
-        cwd=folder,
-        env=run.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    return done.stdout
 
 
 def has_vulkan(tmp_path: Path) -> bool:
@@ -51,7 +38,7 @@ def committed() -> None:
         pytest.skip("this checkout has changes that are not committed")
 
 
-def test_same_bytes(tmp_path: Path, committed: None) -> None:
+def test_same_bytes(tmp_path: Path, committed: None, variants: Run) -> None:
     """The jobs of `matrix --json` for this machine, each in a clone of its own, against one checkout."""
     names = ["vulkan"] if has_vulkan(tmp_path) else ["cpu"]
     jobs = json.loads(variants(source.ROOT, "matrix", "--json", *names))
@@ -76,15 +63,11 @@ def test_same_bytes(tmp_path: Path, committed: None) -> None:
     assert archive.sha256(made) == archive.sha256(whole)
 
 
-def test_partial_and_foreign_parts(tmp_path: Path) -> None:
+def test_partial_and_foreign_parts(tmp_path: Path, variants: Run) -> None:
     """A part that is missing, of another platform, or of another core: one error that names it, and nothing in dist/."""
 
     def fails(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "variants", *arguments], cwd=source.ROOT, env=run.environment(), capture_output=True, text=True
-        )
-        assert done.returncode in (2, 7)
-        return " ".join(done.stdout.split())
+        return " ".join(variants(source.ROOT, *arguments, codes=(2, 7)).split())
 
     parts = tmp_path / "parts"
     said = fails("assemble", "cpu", "--platform", HERE.name, "--parts", str(parts))
