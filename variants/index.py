@@ -27,8 +27,9 @@ from variantlib.errors import ValidationError
 from variantlib.models.variant import VariantDescription
 from variantlib.variants_json import VariantsJson
 
-from . import archive, front, metadata, pages, records, run
+from . import archive, front, matrix, metadata, pages, platforms, records, run
 from . import label as labels
+from .assemble import CORE
 from .errors import UsageError, WheelError
 from .listing import PROJECT, Listing, parse
 from .pages import File
@@ -237,6 +238,7 @@ def _file(path: Path, known: File | None) -> File:
     label = archive.split_label(path.name)[1]
     name, version, build, tags = archive.parse_name(archive.plain_path(path))
     content, variant = _dist_info(path, label)
+    _refuse_unpublished(path, label, [tag.platform for tag in tags])
     header = BytesParser().parsebytes(content, headersonly=True)
     if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
         raise WheelError(
@@ -259,6 +261,27 @@ def _file(path: Path, known: File | None) -> File:
         variant=variant,
         yanked=yanked,
     )
+
+
+def _refuse_unpublished(path: Path, label: str | None, tags: Sequence[str]) -> None:
+    """A plain wheel of our core without the plugin that the plain wheel of its platform has (Metal): made for tests alone.
+
+    Raises:
+        WheelError: this is one.
+    """
+    known = {platform for tag in tags if (platform := platforms.of_tag(tag))}
+    for platform in known if label is None else ():
+        variant = matrix.labelled(None, platform.name)
+        plugin = variant.table.plugin if variant else None
+        if variant and plugin:
+            with archive.open_wheel(path) as opened:
+                names = opened.namelist()
+            if CORE in names and f"llama_cpp/lib/{platform.plugin(plugin)}" not in names:
+                lacking = platform.plugin(plugin)
+                raise WheelError(
+                    f"{path} has no {lacking}: it was built for tests, and is not the plain wheel of {platform.name}.",
+                    f"Remove it, and build `{variant.name}` on a machine of that platform.",
+                )
 
 
 def _is_extra(path: Path, requirement: str) -> bool:

@@ -258,3 +258,14 @@ def test_wheels_that_installers_would_refuse(damage: str, dist: Path, site: Path
         index.build_index(dist, site)
     assert str(path) in caught.value.what
     assert (site / "simple" / "llama-cpp-python" / "index.json").read_bytes() == before
+
+
+def test_a_mac_without_metal_is_not_published(dist: Path, site: Path) -> None:
+    """zig's CPU core for Apple silicon is for tests: the plain wheel there has Metal inside (variants/metal.toml)."""
+    plain = wheel(dist, platform="macosx_11_0_arm64")
+    files = archive.contents(plain) | {"llama_cpp/lib/core.json": b"{}"}
+    archive.write(plain, files, 1_700_000_000)
+    with pytest.raises(WheelError, match=r"has no libggml-metal\.so: it was built for tests"):
+        index.build_index(dist, site)
+    archive.write(plain, files | {"llama_cpp/lib/libggml-metal.so": b"x"}, 1_700_000_000)
+    assert any(file.name == plain.name for file in index.build_index(dist, site))
