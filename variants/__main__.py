@@ -367,7 +367,9 @@ def _test(options: argparse.Namespace) -> None:
 
 def _foreign(options: argparse.Namespace) -> None:
     own = platforms.here()
-    found = options.wheel or [path for path in build.wheels(_chosen(["cpu"])) if foreign.platform_of(path) not in (own, None)]
+    found = options.wheel or [
+        path for path in build.wheels(_chosen(["cpu"]), everywhere=True) if foreign.platform_of(path) not in (own, None)
+    ]
     if not found:
         raise UsageError(
             "There is no wheel of another platform in dist/.", "Build one: `nox -s build_variant -- cpu --platform linux_aarch64`."

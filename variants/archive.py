@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from . import run
 from .errors import WheelError
+from .platforms import Platform, of_tag
 
 _ZIP_EPOCH = 315532800  # 1980-01-01: a zip entry cannot be older
 
@@ -126,6 +127,15 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def platforms_of(wheel: Path) -> set[Platform]:
+    """The platforms of the matrix that a wheel's tags belong to.
+
+    Raises:
+        WheelError: it is no wheel's file name.
+    """
+    return {known for tag in parse_name(plain_path(wheel))[3] if (known := of_tag(tag.platform))}
 
 
 def plain_path(wheel: Path) -> Path:

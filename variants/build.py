@@ -392,8 +392,8 @@ def print_table(built: Sequence[Built]) -> None:
         run.console.print(f"\n[bold]{row.variant}[/]", table)
 
 
-def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
-    """The wheels in `dist` of the pinned version that these variants gave, for this platform.
+def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = False) -> list[Path]:
+    """The wheels in `dist` of the pinned version that these variants gave, for this platform or for all (`everywhere`).
 
     Raises:
         UsageError: a variant has none, or one that this checkout would no longer build.
@@ -402,6 +402,7 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST) -> list[Path]:
     found: list[Path] = []
     for variant in variants:
         rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, pin.version, variant.label)]
+        rows = [path for path in rows if everywhere or platforms.here() in archive.platforms_of(path)]
         if not rows:
             raise UsageError(
                 f"There is no {variant.name} wheel of {pin.version} in {short(dist)}/.",

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from rich.markup import escape
 
-from . import archive, platforms, records, run, smoke
+from . import archive, records, run, smoke
 from .errors import ToolchainError, UsageError
 from .platforms import Platform
 from .source import ROOT
@@ -96,8 +96,7 @@ def platform_of(wheel: Path) -> Platform | None:
     Raises:
         WheelError: that is no wheel's name.
     """
-    *_, tags = archive.parse_name(archive.plain_path(wheel))
-    return next((known for tag in tags if (known := platforms.of_tag(tag.platform))), None)
+    return next(iter(archive.platforms_of(wheel)), None)
 
 
 def _processors(platform: Platform, world: World) -> list[tuple[str, list[str | Path], str]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.installers.tools import wheel
 from tests.unit.conftest import Cli
-from variants import build, cuda, errors, kits, matrix, platforms, toolchain, toolkit
+from variants import build, cuda, errors, kits, matrix, platforms, source, toolchain, toolkit
 
 
 def test_nobody_knows_the_plugin(tmp_path: Path) -> None:
@@ -251,3 +252,13 @@ def test_narrowed_properties() -> None:
     for platform in ("manylinux_2_28_x86_64", "manylinux_2_28_aarch64"):
         whole = built(variant.table.cuda.compiled(platform), "90", platform)
         assert whole.properties == variant.properties
+
+
+def test_wheels_of_other_platforms_stay_out(tmp_path: Path) -> None:
+    """What `test_variant` installs here; `test_foreign` wants the others."""
+    wheel(tmp_path, source.read_pin().version, "win_amd64")
+    cpu = [matrix.load()["cpu"]]
+    with pytest.raises(errors.UsageError, match="There is no cpu wheel"):
+        build.wheels(cpu, tmp_path)
+    with pytest.raises(errors.UsageError, match=r"win_amd64\.whl is stale"):
+        build.wheels(cpu, tmp_path, everywhere=True)
