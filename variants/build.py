@@ -402,7 +402,7 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = Fa
     found: list[Path] = []
     for variant in variants:
         rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, pin.version, variant.label)]
-        rows = [path for path in rows if everywhere or platforms.here() in archive.platforms_of(path)]
+        rows = [path for path in rows if everywhere or archive.platforms_of(path) <= {platforms.here()}]
         if not rows:
             raise UsageError(
                 f"There is no {variant.name} wheel of {pin.version} in {short(dist)}/.",
