@@ -429,7 +429,7 @@ def stale(wheel: Path) -> str | None:
     pin = source.read_pin()
     try:
         made = json.loads(files[assemble.CORE])
-        upstream = source.read_tree(pin, source.TREE if pin.path is None else ROOT / pin.path)
+        upstream = source.read_tree(pin)
         expected = core.fingerprint(upstream, made["toolchain"], made["platform"])
     except (KeyError, ValueError):
         return "it has no readable llama_cpp/lib/core.json"

@@ -26,9 +26,9 @@ RUNNERS = {
 #: Plugins for which no hosted runner has the toolkit: their jobs are made when their variant is named.
 ON_REQUEST = ("hip",)
 # What every wheel is made by or of.
-_EVERYTHING = ("CMakeLists.txt", "pyproject.toml", "noxfile.py", "vendor/upstream.toml", "llama_cpp", "variants")
+_EVERYTHING = ("CMakeLists.txt", "pyproject.toml", "noxfile.py", "vendor", "llama_cpp")
 #: Step of the library that no wheel is made by, or that only a variant's plugin is.
-_ELSEWHERE = "bench explain front index jobs listing machine pages providers serve smoke status".split()
+_ELSEWHERE = "machines bench explain front index jobs listing machine pages providers serve smoke status".split()
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -108,10 +108,9 @@ def _concerns(file: str, variant: Variant) -> bool:
     if path.parts[0] == "variants" and path.suffix == ".toml" and len(path.parts) == 2:
         return path.stem == variant.name
     if path.parts[0] == "variants":
-        part = path.parts[3] if path.parts[1:3] == ("data", "toolkits") and len(path.parts) > 3 else path.parts[1]
-        name = part.partition(".")[0]
-        if path.parts[1] == "data" and name in ("machines", "index"):
-            return False
+        inner = path.parts[1:]
+        inner = inner[2:] if inner[:2] == ("data", "toolkits") else inner[1:] if inner[0] == "data" else inner
+        name = inner[0].partition(".")[0]
         kit = next((plugin for plugin in kits.KITS if name.startswith(plugin)), None)
         if kit:
             return variant.table.plugin == kit and (not name[len(kit) :] or name == variant.name)

@@ -124,8 +124,7 @@ def _kept_init(job: Job, repaired: Path) -> Path:
     return repaired
 
 
-#: What delocate calls, and LLVM's stand-ins for those that have one.
-_APPLE = {"otool": "llvm-otool", "install_name_tool": "llvm-install-name-tool", "lipo": "llvm-lipo", "codesign": None}
+_APPLE = ("otool", "install_name_tool", "lipo", "codesign")  # what delocate calls
 
 
 def _delocate(job: Job) -> Path:

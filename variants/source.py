@@ -119,7 +119,7 @@ def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
     if pin.path is not None:
         if version not in (None, pin.version):
             raise SourceError(f"{pin_file} names the tree in {pin.path}, which is {pin.version}.", "Check that release out there.")
-        return read_tree(pin, ROOT / pin.path)
+        return read_tree(pin)
     if version is not None and version != pin.version:
         pin = _move(pin, version, pin_file)
     stamp = tree / _STAMP
