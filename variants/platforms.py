@@ -124,6 +124,12 @@ def of_tag(tag: str) -> Platform | None:
     return PLATFORMS.get(name)
 
 
+def libc(tag: str) -> tuple[int, int] | None:
+    """The libc version in a wheel platform (PEP 600, PEP 656): (2, 17) for ``manylinux_2_17_x86_64``; None where it has none."""
+    match = re.match(r"(?:many|musl)linux_(\d+)_(\d+)_", tag)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def executable(name: str) -> str:
     """A program's file name on this machine."""
     return f"{name}.cmd" if os.name == "nt" else name

@@ -6,7 +6,6 @@ Linux: auditwheel. macOS: delocate. Windows: delvewheel.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -97,8 +96,7 @@ def _with_musl(job: Job) -> Path:
 
 def _newer(one: str, other: str) -> bool:
     """Does the tag `one` want a newer libc than `other` (PEP 600, PEP 656)?"""
-    version, against = (tuple(int(number) for number in re.findall(r"_(\d+)", text)[:2]) for text in (one, other))
-    return one[:4] != other[:4] or version > against
+    return one[:4] != other[:4] or (platforms.libc(one) or (0, 0)) > (platforms.libc(other) or (0, 0))
 
 
 def _delvewheel(job: Job) -> Path:

@@ -233,17 +233,12 @@ def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
         yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {text.strip()[-300:]}", "Build it again.")
         return
     for platform in names:
-        if _libc(found) is None or (_libc(platform) or (0, 0)) < (_libc(found) or (0, 0)):
+        if platforms.libc(found) is None or (platforms.libc(platform) or (0, 0)) < (platforms.libc(found) or (0, 0)):
             yield Finding(
                 wheel.path.name,
                 f"claims {platform}, but auditwheel finds {found}",
                 f"See which symbols: `python -m auditwheel show {wheel.path}`.",
             )
-
-
-def _libc(platform: str) -> tuple[int, int] | None:
-    match = re.match(r"(?:many|musl)linux_(\d+)_(\d+)_", platform)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def _drivers(wheel: Wheel) -> dict[str, set[str]]:
