@@ -34,10 +34,9 @@ VARIANTS = [  # those that need nothing but pip; the others by name
 ]
 
 
-# Options of `build` and of `test` (True: with a value), so that one command line can serve both sessions.
+# Options of `build` or of `test` alone, and of both (True: with a value), so that one command line can serve both sessions.
 BUILD = {
     "--platform": True,
-    "--upstream": True,
     "--toolchain": True,
     "--toolkit": True,
     "--arch": True,
@@ -46,13 +45,14 @@ BUILD = {
 }
 BUILD |= dict.fromkeys(("--clean", "--keep-going", "--dry-run", "--wait"), False)
 TEST = {"--installer": True, "--wheel": True, "--python": True}
+BOTH = {"--upstream": True}
 
 
 def asked(arguments: list[str]) -> list[str]:
     """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
     words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
     pairs = zip(["", *words], words, strict=False)
-    return [word for before, word in pairs if not word.startswith("-") and not (BUILD | TEST).get(before)] or VARIANTS
+    return [word for before, word in pairs if not word.startswith("-") and not (BUILD | TEST | BOTH).get(before)] or VARIANTS
 
 
 def options(session: nox.Session, others: dict[str, bool]) -> list[str]:

@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--installer", choices=smoke.INSTALLERS, action="append", help="only this one (default: each)")
     test.add_argument("--python", default=sys.executable, metavar="PYTHON", help="interpreter to install for, as in python3.8")
     test.add_argument("--wheel", type=Path, help="this file, instead of what dist/ has")
+    test.add_argument("--upstream", metavar="VERSION", help="wheels of another release than the pinned one")
     test.set_defaults(do=_test)
 
     away = step("test-foreign", "Run a wheel of another platform: Linux on Arm under qemu-user, Windows under wine, musl.")
@@ -395,7 +396,7 @@ def _old_cpus(options: argparse.Namespace) -> None:
 
 def _wheels(options: argparse.Namespace, names: Sequence[str] = ()) -> list[Path]:
     """The wheel that was named, or those of the variants in dist/."""
-    return [options.wheel] if options.wheel else build.wheels(_chosen(names))
+    return [options.wheel] if options.wheel else build.wheels(_chosen(names), upstream=getattr(options, "upstream", None))
 
 
 def _chosen(names: Sequence[str]) -> list[matrix.Variant]:

@@ -16,6 +16,7 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
+from packaging.version import Version
 
 from . import archive, run
 from .errors import WheelError
@@ -58,15 +59,18 @@ def read_core(wheel: Path) -> Core:
     return core
 
 
-def changes(core: Core) -> list[str]:
-    """What llama.cpp has added to the core or dropped from it since somebody last looked (``variants/data/core.toml``)."""
+def changes(core: Core, version: str) -> tuple[list[str], bool]:
+    """What llama.cpp has added to the core or dropped from it, compared with the release that somebody last looked at
+    (``variants/data/core.toml``), and whether upstream's `version` is no older than that one: then somebody must look again."""
     known = msgspec.toml.decode(_KNOWN.read_bytes(), type=_Known)
     plugins = {name.removeprefix("ggml-") for name in core.plugins}
     pairs = (("library", set(core.libraries), set(known.libraries)), ("CPU plugin", plugins, set(known.plugins[core.platform])))
-    return [f"{what} {name}: {'added' if name in new else 'dropped'}" for what, new, old in pairs for name in sorted(new ^ old)]
+    rows = [f"{what} {name}: {'added' if name in new else 'dropped'}" for what, new, old in pairs for name in sorted(new ^ old)]
+    return rows, Version(version) >= Version(known.release)
 
 
 class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    release: str
     libraries: list[str]
     plugins: dict[str, list[str]]
 

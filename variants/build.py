@@ -242,15 +242,17 @@ def _report_changes(part: Path, upstream: source.Upstream) -> None:
     """Say what llama.cpp has added or dropped.
 
     Raises:
-        WheelError: the pinned release has, so that nothing new is shipped unseen.
+        WheelError: it is not an older release than the one that was looked at, so that nothing new is shipped unseen.
     """
-    if not (changed := assemble.changes(assemble.read_core(part))):
+    changed, new = assemble.changes(assemble.read_core(part), upstream.version)
+    if not changed:
         return
     rows = "\n".join(f"  {row}" for row in changed)
-    if upstream.version == source.read_pin().version:
+    if new:
         raise WheelError(
             f"llama.cpp in llama-cpp-python {upstream.version} has changed what a core is made of:\n{rows}",
-            "See that CMakeLists.txt and llama_cpp/_backends.py do the right thing with it, then correct variants/data/core.toml.",
+            "See that CMakeLists.txt and llama_cpp/_backends.py do the right thing with it, then correct variants/data/core.toml\n"
+            "and run the same command again: what is compiled is kept.",
         )
     run.console.print(f"      compared with variants/data/core.toml:\n{rows}", markup=False)
 
@@ -392,24 +394,25 @@ def print_table(built: Sequence[Built]) -> None:
         run.console.print(f"\n[bold]{row.variant}[/]", table)
 
 
-def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = False) -> list[Path]:
-    """The wheels in `dist` of the pinned version that these variants gave, for this platform or for all (`everywhere`).
+def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = False, upstream: str | None = None) -> list[Path]:
+    """The wheels in `dist` that these variants gave, of the release `upstream` (None: the pinned one), for this platform or for all
+    (`everywhere`).
 
     Raises:
         UsageError: a variant has none, or one that this checkout would no longer build.
     """
-    pin = source.read_pin()
+    version = upstream or source.read_pin().version
     found: list[Path] = []
     for variant in variants:
-        rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, pin.version, variant.label)]
+        rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, version, variant.label)]
         rows = [path for path in rows if everywhere or archive.platforms_of(path) <= {platforms.here()}]
         if not rows:
             raise UsageError(
-                f"There is no {variant.name} wheel of {pin.version} in {short(dist)}/.",
-                f"Build it: `nox -s build_variant -- {variant.name}`.",
+                f"There is no {variant.name} wheel of {version} in {short(dist)}/.",
+                f"Build it: `nox -s build_variant -- {variant.name}{f' --upstream {upstream}' if upstream else ''}`.",
             )
         for wheel in rows:
-            if why := stale(wheel):
+            if why := stale(wheel, source.release(upstream)):
                 raise UsageError(
                     f"{short(wheel)} is stale: {why}.",
                     f"Build it again (`nox -s build_variant -- {variant.name}`) or remove the file.",
@@ -423,13 +426,13 @@ def _is(wheel: Path, version: str, wanted: str | None) -> bool:
     return archive.split_label(wheel.name)[1] == wanted and str(archive.parse_name(archive.plain_path(wheel))[1]) == version
 
 
-def stale(wheel: Path) -> str | None:
-    """Why this checkout would not build this wheel any more, or None where it would."""
+def stale(wheel: Path, release: Path = source.VENDOR) -> str | None:
+    """Why this checkout would not build this wheel any more, or None where it would. `release`: where its release of upstream is
+    (:func:`.source.release`)."""
     files = archive.contents(wheel)
-    pin = source.read_pin()
     try:
         made = json.loads(files[assemble.CORE])
-        upstream = source.read_tree(pin)
+        upstream = source.read_tree(source.read_pin(release / source.PIN.name), release / source.TREE.name)
         expected = core.fingerprint(upstream, made["toolchain"], made["platform"])
     except (KeyError, ValueError):
         return "it has no readable llama_cpp/lib/core.json"

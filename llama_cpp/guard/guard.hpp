@@ -23,7 +23,9 @@ template <typename Function> Function * real(const char * name) {
 inline void report(const char * function, const char * what) {
     ggml_log_callback log = nullptr;
     void * data = nullptr;
+#ifndef LLAMA_CPP_NO_LOG_GET // then to stderr, whatever logger there is
     llama_log_get(&log, &data);
+#endif
     const std::string text = std::string(function) + ": the backend failed: " + what + "\n";
     if (log) {
         log(GGML_LOG_LEVEL_ERROR, text.c_str(), data);

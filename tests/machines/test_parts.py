@@ -71,6 +71,26 @@ def test_same_bytes(tmp_path: Path, committed: None, variants: Run, name: str) -
     assert {path.rpartition("/")[2] for path in a if a[path] != b[path]} <= theirs
 
 
+def test_new_llama_cpp(tmp_path: Path, committed: None, variants: Run) -> None:
+    """A library or CPU plugin that nobody has looked at stops the build, which names it; what was compiled is kept."""
+    folder = clone(tmp_path / "clone")
+    known = folder / "variants" / "data" / "core.toml"
+    seen = known.read_text()
+    known.write_text(seen.replace('"ggml", ', "").replace('"cpu-x64", ', '"cpu-old", '))
+    said = variants(folder, "build", "cpu", codes=(7,))
+    for row in (
+        "library ggml: added",
+        "CPU plugin cpu-x64: added",
+        "CPU plugin cpu-old: dropped",
+        "correct variants/data/core.toml",
+    ):
+        assert row in said
+    assert not list((folder / "dist").glob("*"))
+    known.write_text(seen)
+    variants(folder, "build", "cpu")
+    assert len(list((folder / "dist").glob("*.whl"))) == 1
+
+
 def test_partial_and_foreign_parts(tmp_path: Path, variants: Run) -> None:
     """A part that is missing, of another platform, or of another core: one error that names it, and nothing in dist/."""
 

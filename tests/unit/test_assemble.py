@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -202,3 +203,17 @@ def test_ratio() -> None:
     found = bench.ratio([2.0, 4.0, 6.0], [2.0, 2.0, 2.0])
     assert (found.low, found.median, found.high) == (1.5, 2.0, 2.5)
     assert str(bench.ratio([1.0], [2.0])) == "0.50 (0.50 to 0.50; bound 0.50)"
+
+
+def test_what_llama_cpp_changed() -> None:
+    """Added and dropped libraries and CPU plugins by name; only a release that nobody has looked at must be looked at."""
+    known = msgspec.toml.decode((source.ROOT / "variants" / "data" / "core.toml").read_bytes())
+    plugins = [f"ggml-{name}" for name in known["plugins"]["linux_x86_64"]]
+    same = assemble.Core("0123abcd", "zig", "linux_x86_64", plugins, libraries=known["libraries"])
+    assert assemble.changes(same, "99.0") == ([], True)
+    other = assemble.Core(
+        "0123abcd", "zig", "linux_x86_64", [*plugins[1:], "ggml-cpu-new"], libraries=[*known["libraries"], "more"]
+    )
+    rows = ["library more: added", "CPU plugin cpu-new: added", f"CPU plugin {plugins[0].removeprefix('ggml-')}: dropped"]
+    for version, again in {known["release"]: True, "99.0": True, "0.3.16": False}.items():
+        assert assemble.changes(other, version) == (rows, again)

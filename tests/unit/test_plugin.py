@@ -262,3 +262,11 @@ def test_wheels_of_other_platforms_stay_out(tmp_path: Path) -> None:
         build.wheels(cpu, tmp_path)
     with pytest.raises(errors.UsageError, match=r"win_amd64\.whl is stale"):
         build.wheels(cpu, tmp_path, everywhere=True)
+
+
+def test_wheels_of_another_release(tmp_path: Path) -> None:
+    """`test_variant -- cpu --upstream 0.3.20` takes that release's, not the pinned one's, and says how it is built."""
+    wheel(tmp_path, source.read_pin().version)
+    with pytest.raises(errors.UsageError, match=r"no cpu wheel of 0\.3\.20") as caught:
+        build.wheels([matrix.load()["cpu"]], tmp_path, upstream="0.3.20")
+    assert "nox -s build_variant -- cpu --upstream 0.3.20" in caught.value.remedy
