@@ -39,10 +39,15 @@ def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence
     Raises:
         CommandError: the wheel does not keep its toolchain's promise, or needs a library that is nowhere.
         ToolchainError: the platform's tool works on that platform alone; says what to run there.
-        WheelError: it has no core of ours.
+        WheelError: it has no core of ours, or its name says another platform than its core.
     """
     core = assemble.read_core(raw)
     platform = PLATFORMS[core.platform]
+    named = archive.platforms_of(raw)  # of a raw musl wheel, plain Linux
+    if named and (platform.system, platform.processor) not in {(one.system, one.processor) for one in named}:
+        raise WheelError(
+            f"{raw.name} has a core of {platform.name}: it is not what its name says.", "Rename nothing; build the wheel again."
+        )
     run.remove(target_dir)
     target_dir.mkdir(parents=True)
     try:

@@ -42,10 +42,11 @@ def install(
 
     Raises:
         CommandError: the installer refuses the wheel, or cannot reach an index.
-        UsageError: there is no such wheel, or no uv in this environment.
+        UsageError: there is no such wheel, it is for another platform, or there is no uv in this environment.
     """
     if not wheel.is_file():
         raise UsageError(f"{wheel} is not there.", "Name a wheel file, or build one: `nox -s build_variant -- cpu`.")
+    _require_here(wheel)
     run.remove(environment)
     python = environment / "bin" / "python"
     env = run.environment()
@@ -70,6 +71,15 @@ def install(
         run.command([base, "-m", "venv", environment], log=log, remedy=f"Is {base} a Python with venv?")
         run.command([python, "-m", "pip", "install", what, *tools], log=log, env=run.environment(), remedy=remedy)
     return python
+
+
+def _require_here(wheel: Path) -> None:
+    """Raise a UsageError, if the wheel is for another platform."""
+    if (known := archive.platforms_of(wheel)) and (here := platforms.here()) not in known:
+        raise UsageError(
+            f"{wheel.name} is a wheel for {', '.join(sorted(platform.name for platform in known))}; this machine is {here.name}.",
+            f"Run it in a system of its own: `nox -s test_foreign -- --wheel {wheel}`.",
+        )
 
 
 def _fits(label: str) -> bool:
@@ -146,8 +156,10 @@ def offload(wheel: Path, build_dir: Path) -> None:
     Raises:
         ToolchainError: this machine has no compiler of the system's.
         CommandError: the plugin does not compile, or a test failed.
-        WheelError: the wheel's core was made by another toolchain than the system's of now.
+        UsageError: the wheel is for another platform.
+        WheelError: its core was made by another toolchain than the system's of now.
     """
+    _require_here(wheel)
     log = build_dir / "logs" / "offload.log"
     run.remove(log)
     tools, upstream = toolchain.find("system", build_dir / "toolchains", platforms.here()), source.vendor()

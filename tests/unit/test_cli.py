@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from variants import errors
+from variants import archive, errors, platforms
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -94,6 +96,36 @@ def test_wrong_platform(cli: Cli, checkout: Path) -> None:
     done = cli("build", "cpu", "--platform", "win_amd64", "--toolchain", "system")
     assert done.returncode == errors.ToolchainError.exit_code
     assert "makes wheels for linux_x86_64, not for win_amd64" in done.stdout
+
+
+def test_wheel_of_another_platform(cli: Cli, tmp_path: Path) -> None:
+    """Each step that takes a wheel says which platform it is for, and which step takes it."""
+    info = "llama_cpp_python-9.9.7.dist-info"
+    core = {"fingerprint": "0123abcd", "toolchain": "zig", "platform": "win_amd64", "plugins": []}
+    files = {"llama_cpp/lib/core.json": json.dumps(core).encode(), f"{info}/WHEEL": b"Tag: x\n", f"{info}/METADATA": b""}
+    windows, mac, linux = (
+        tmp_path / f"llama_cpp_python-9.9.7-py3-none-{tag}.whl" for tag in ("win_amd64", "macosx_11_0_arm64", "linux_x86_64")
+    )
+    for wheel in (windows, mac, linux):
+        archive.write(wheel, files, 0)
+    for step in ("test", "old-cpus", "offload", "bench"):
+        if step == "old-cpus" and not shutil.which("qemu-x86_64"):
+            continue
+        done = cli(step, "--wheel", windows)
+        assert done.returncode == errors.UsageError.exit_code, step
+        assert f"is a wheel for win_amd64; this machine is {platforms.here().name}" in done.stdout, step
+        assert "nox -s test_foreign -- --wheel" in done.stdout, step
+    for wheel, platform in ((linux, "linux_x86_64"), (mac, "macosx_arm64")):
+        done = cli("test-foreign", "--wheel", wheel)
+        assert done.returncode == errors.UsageError.exit_code
+        assert f"nothing here can run {platform}" in done.stdout
+    done = cli("label", mac, "cuda13")
+    assert done.returncode == errors.WheelError.exit_code
+    assert "where cuda13 does not exist" in done.stdout
+    done = cli("repair", linux)
+    assert done.returncode == errors.WheelError.exit_code
+    assert "has a core of win_amd64: it is not what its name says" in done.stdout
+    assert not list(tmp_path.glob("repaired/*"))
 
 
 def test_no_network(cli: Cli, checkout: Path) -> None:
