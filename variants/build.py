@@ -435,7 +435,7 @@ def stale(wheel: Path, release: Path = source.VENDOR) -> str | None:
         upstream = source.read_tree(source.read_pin(release / source.PIN.name), release / source.TREE.name)
         expected = core.fingerprint(upstream, made["toolchain"], made["platform"])
     except (KeyError, ValueError):
-        return "it has no readable llama_cpp/lib/core.json"
+        return f"it has no readable {assemble.CORE}"
     if made["fingerprint"] != expected:
         return f"its core is {made['fingerprint']}, upstream's source and CMakeLists.txt now give {expected}"
     for name in ("_backends.py", "__main__.py"):

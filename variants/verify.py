@@ -20,6 +20,7 @@ from packaging.tags import Tag, parse_tag
 from packaging.utils import canonicalize_name
 
 from . import archive, binary, matrix, metadata, platforms, run, source, toolkit
+from .assemble import CORE
 from .errors import SourceError, WheelError
 from .matrix import DESCRIPTION, Variant
 from .platforms import PLATFORMS, Platform
@@ -313,12 +314,11 @@ def _soname(wheel: Wheel, name: str) -> str | None:
 
 def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     """The core under its fingerprint, the plugins that core.json names and the one of plugin.json, and no library beside them."""
-    name = "llama_cpp/lib/core.json"
     try:
-        core = json.loads(wheel.files[name])
+        core = json.loads(wheel.files[CORE])
         plugins, fingerprint = list(core["plugins"]), str(core["fingerprint"])
     except (KeyError, ValueError):
-        yield Finding(name, "is missing or damaged", "Build the wheel again.")
+        yield Finding(CORE, "is missing or damaged", "Build the wheel again.")
         return
     try:
         description = wheel.plugin()
@@ -432,7 +432,7 @@ def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
     for path in paths:
         files = archive.contents(path)
         with contextlib.suppress(KeyError, ValueError):
-            core = json.loads(files["llama_cpp/lib/core.json"])
+            core = json.loads(files[CORE])
             for name in _libraries(core["plugins"], core["fingerprint"], PLATFORMS[core["platform"]]):
                 digest = hashlib.sha256(files[name]).hexdigest()
                 other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
