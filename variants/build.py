@@ -292,9 +292,8 @@ def finish(
 
 
 def destination(variant: Variant, platform: Platform) -> Path:
-    """``dist/``; for a plain wheel that is not the one to be published on its platform (macOS without Metal), a folder below it."""
-    plain = matrix.labelled(None, platform.name)
-    return DIST if variant.label or plain is None or plain.name == variant.name else DIST / f"{variant.name}-only"
+    """``dist/``; for a wheel that is not published (macOS without Metal, OpenVINO), a folder below it."""
+    return DIST / f"{variant.name}-only" if platform.name in variant.table.unpublished else DIST
 
 
 def record(wheel: Path, toolchain_name: str, made: plugin.Plugin | None) -> None:
@@ -404,11 +403,12 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = Fa
     version = upstream or source.read_pin().version
     found: list[Path] = []
     for variant in variants:
-        rows = [path for path in sorted(dist.glob("*.whl")) if _is(path, version, variant.label)]
+        folder = dist if everywhere else dist / destination(variant, platforms.here()).relative_to(DIST)
+        rows = [path for path in sorted(folder.glob("*.whl")) if _is(path, version, variant.label)]
         rows = [path for path in rows if everywhere or archive.platforms_of(path) <= {platforms.here()}]
         if not rows:
             raise UsageError(
-                f"There is no {variant.name} wheel of {version} in {short(dist)}/.",
+                f"There is no {variant.name} wheel of {version} in {short(folder)}/.",
                 f"Build it: `nox -s build_variant -- {variant.name}{f' --upstream {upstream}' if upstream else ''}`.",
             )
         for wheel in rows:

@@ -264,12 +264,16 @@ def _file(path: Path, known: File | None) -> File:
 
 
 def _refuse_unpublished(path: Path, label: str | None, tags: Sequence[str]) -> None:
-    """A plain wheel of our core without the plugin that the plain wheel of its platform has (Metal): made for tests alone.
+    """A wheel that is made for tests alone: by its label, or a plain one of our core without the plugin that the plain wheel of its
+    platform has (Metal).
 
     Raises:
         WheelError: this is one.
     """
     known = {platform for tag in tags if (platform := platforms.of_tag(tag))}
+    labelled = matrix.labelled(label) if label else None
+    if labelled and known & {platforms.get(name) for name in labelled.table.unpublished}:
+        raise WheelError(f"{path} was built for tests: {labelled.file} has its platform as `unpublished`.", "Remove it.")
     for platform in known if label is None else ():
         variant = matrix.labelled(None, platform.name)
         plugin = variant.table.plugin if variant else None

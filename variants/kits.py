@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import cuda, metal, platforms, rocm, vulkan
+from . import cuda, metal, openvino, platforms, rocm, vulkan
 from .errors import ToolchainError
 from .matrix import Variant
 from .toolkit import Request, Toolkit
 
 #: ggml's name of the plugin -> what finds its toolkit.
-KITS: dict[str, Callable[[Request], Toolkit]] = {"cuda": cuda.find, "hip": rocm.find, "metal": metal.find, "vulkan": vulkan.find}
+KITS: dict[str, Callable[[Request], Toolkit]] = {
+    "cuda": cuda.find,
+    "hip": rocm.find,
+    "metal": metal.find,
+    "openvino": openvino.find,
+    "vulkan": vulkan.find,
+}
 #: On which platforms it knows where to look. (A plugin for Windows was never built: docs/status.md.)
 PLATFORMS = {
     "cuda": ("linux_x86_64", "linux_aarch64"),
     "hip": ("linux_x86_64",),
     "metal": ("macosx_arm64",),
+    "openvino": ("linux_x86_64",),
     "vulkan": ("linux_x86_64", "linux_aarch64"),
 }
 

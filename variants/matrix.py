@@ -24,9 +24,11 @@ _LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
 
 
 class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the smoke test expects: ``device``, the prefix of the ggml device name that must compute (``CPU``, ``CUDA``, …)."""
+    """What the smoke test expects: ``device``, the prefix of the ggml device name that must compute (``CPU``, ``CUDA``, …), and
+    ``flash_attention``, whether it computes with that alone."""
 
     device: str
+    flash_attention: bool = False
 
 
 class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,10 +84,10 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A matrix file as it stands on disk. Keys without a default are required.
 
     summary: one line for people. platforms: on which the variant exists, by the short names of :mod:`.machine`, which are wheel
-    platforms before repair. unpublished: those of them where another variant's plain wheel is published, and this one is built
-    for tests alone. label: the variant label of PEP 825; none for the plain wheel. plugin: ggml's backend that goes in
-    beside the core (``cuda`` for libggml-cuda). properties: what the label stands for, namespace -> feature -> values, beside what
-    `cuda` and `rocm` give. runtime: see :class:`Runtime`. smoke: see :class:`Smoke`.
+    platforms before repair. unpublished: those of them where it is built for tests alone: another variant's plain wheel is
+    published, or the backend is not fit for it. label: the variant label of PEP 825; none for the plain wheel. plugin: ggml's
+    backend that goes in beside the core (``cuda`` for libggml-cuda). properties: what the label stands for, namespace -> feature ->
+    values, beside what `cuda` and `rocm` give. runtime: see :class:`Runtime`. smoke: see :class:`Smoke`.
     """
 
     summary: str

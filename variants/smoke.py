@@ -102,11 +102,18 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     python = install(wheel, installer, environment, log, tools=tools, base=base)
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
-    counts = pytest_in([python], [folder, *(word for name in _APART for word in ("--ignore", folder / name))], log, remedy)
+    apart = [word for name in _APART for word in ("--ignore", folder / name)]
+    counts = pytest_in([python], [folder, *apart], log, remedy, _flash(wheel))
     if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
         for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env).items():
             counts[name] += count
     records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
+
+
+def _flash(wheel: Path) -> dict[str, str]:
+    """What the tests must know of a device that computes with flash attention alone; it takes big batches of CPU models, too."""
+    variant = matrix.labelled(archive.split_label(wheel.name)[1])
+    return {"LLAMA_CPP_TEST_FLASH": "1"} if variant and variant.table.smoke.flash_attention else {}
 
 
 def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
@@ -114,7 +121,7 @@ def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
     variant = matrix.labelled(archive.split_label(wheel.name)[1])
     if variant is None or variant.table.plugin is None:
         return {}
-    env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
+    env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device, **_flash(wheel)}
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     source_file = ROOT / "tests" / "plugins" / f"failing_{variant.table.plugin}.c"
     if compiler and source_file.is_file():

@@ -26,8 +26,8 @@ import pytest
 import tiny
 from gguf import GGMLQuantizationType as Type
 from oracle import Oracle
+from test_inference import FLASH, judge_greedily, load, prompt
 from test_inference import TOLERANCE as CPU_TOLERANCE
-from test_inference import judge_greedily, load, prompt
 from test_mtmd import chunks, encode, picture
 
 PREFIX = os.environ.get("LLAMA_CPP_TEST_DEVICE", "CPU")
@@ -38,13 +38,17 @@ FAILING_DRIVER = os.environ.get("LLAMA_CPP_TEST_FAILING_DRIVER")
 TOLERANCE = {"F32": 1e-2, "F16": 5e-2, "Q8_0": 5e-2, "Q4_0": 5e-2, "Q4_K": 5e-2, "Q6_K": 5e-2, "IQ4_NL": 5e-2}
 if PREFIX == "CUDA":  # not measured yet: F32 is multiplied as TF32, and quantised weights meet activations of 8 bits, as on the CPU
     TOLERANCE.update({"F32": 2e-2, **{kind: CPU_TOLERANCE[kind] for kind in CPU_TOLERANCE if kind[0] in "QI"}})
+if PREFIX == "OPENVINO":  # measured: 3e-2, 3e-2, 8e-2, 8e-2, 8e-2; wrong for Q4_K (3.4 off), and refuses IQ4_NL
+    TOLERANCE = {"F32": 6e-2, "F16": 6e-2, "Q8_0": 1e-1, "Q4_0": 1e-1, "Q6_K": 1e-1}
 pytestmark = pytest.mark.skipif(PLUGIN is None, reason="this wheel has no GPU plugin")
 
 Models = Callable[[str], Path]
 START = "import ctypes, json, os, sys, llama_cpp\n"
 LOAD = """
 def load(path, **settings):
-    return llama_cpp.Llama(path, **{"n_ctx": 256, "n_threads": 2, "n_gpu_layers": -1, "verbose": False, **settings})
+    flash = "LLAMA_CPP_TEST_FLASH" in os.environ
+    settings = {"n_ctx": 256, "n_threads": 2, "n_gpu_layers": -1, "verbose": False, "flash_attn": flash, **settings}
+    return llama_cpp.Llama(path, **settings)
 def generate(path, **settings):
     model = load(path, **settings)
     return model.create_completion("the hat", max_tokens=8, temperature=0.0)["choices"][0]["text"]
@@ -122,6 +126,8 @@ def test_every_layer_is_offloaded(gguf_file: Models, device: str) -> None:
 @pytest.mark.parametrize("flash", [False, True])
 def test_long_batch(gguf_file: Models, flash: bool, device: str) -> None:
     """More than 512 tokens at once, with and without flash attention."""
+    if FLASH and not flash:
+        pytest.skip("this device computes with flash attention alone")
     tokens = prompt(700, seed=3)
     settings = {"n_ctx": 1024, "n_batch": 1024, "n_ubatch": 1024, "logits_all": True, "flash_attn": flash}
     with closing(load(gguf_file("F32"), n_gpu_layers=-1, **settings)) as model:
@@ -171,6 +177,8 @@ def mmproj(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_projector(gguf_file: Models, mmproj: Path, device: str, capfd: pytest.CaptureFixture[str]) -> None:
     """An image's embeddings, computed on the device, are NumPy's."""
+    if PREFIX == "OPENVINO":
+        pytest.skip("llama.cpp computes the projector on the CPU beside OpenVINO")
     with closing(load(gguf_file("F32"), n_gpu_layers=-1)) as model, chunks(model, mmproj, gpu=True) as (context, parts):
         ours = encode(context, parts)
     assert f"CLIP using {device} backend" in capfd.readouterr().err
@@ -228,6 +236,8 @@ print(json.dumps([whole, model.scores[len(tokens) - 1].tolist(), loaded()]))
 
 def test_too_little_memory(big: Path, device: str) -> None:
     """A device with less memory left than the model needs: an error of Python's for the whole, NumPy's logits with what fits."""
+    if PREFIX == "OPENVINO":
+        pytest.skip("the device's memory is this machine's")
     script = """
         load(sys.argv[1], n_gpu_layers=1)
         if not take(100_000_000):

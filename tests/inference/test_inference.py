@@ -18,6 +18,7 @@ from tiny import CHAT_TEMPLATE, Shape
 TOLERANCE = {"F32": 5e-3, "F16": 1e-2, "Q8_0": 1e-1, "Q4_0": 1e-1, "Q4_K": 1.2e-1, "Q6_K": 1.2e-1, "IQ4_NL": 1e-1}
 EXACT = 1e-4  # F32 weights and F32 cache
 KINDS = list(TOLERANCE)
+FLASH = "LLAMA_CPP_TEST_FLASH" in os.environ  # some devices compute with flash attention alone
 
 Models = Callable[[str], Path]
 
@@ -28,7 +29,7 @@ def prompt(length: int, seed: int = 1) -> list[int]:
 
 
 def load(path: Path, **settings: object) -> llama_cpp.Llama:
-    return llama_cpp.Llama(str(path), **{"n_ctx": 512, "n_threads": 2, "verbose": False, **settings})
+    return llama_cpp.Llama(str(path), **{"n_ctx": 512, "n_threads": 2, "verbose": False, "flash_attn": FLASH, **settings})
 
 
 @pytest.fixture(scope="module")
