@@ -22,9 +22,9 @@ wheel; not typed. "Never" is meant literally. What else was tried, and what is k
 
 
 def collect(dist: Path, kept: Path = KEPT) -> list[Path]:
-    """Copy the records of the wheels in `dist` to `kept`, in place of older ones of the same name."""
+    """Copy the records of the wheels in `dist`, unpublished ones too, to `kept`, in place of older ones of the same name."""
     kept.mkdir(parents=True, exist_ok=True)
-    found = sorted(dist.glob(f"*{records.SUFFIX}"))
+    found = sorted([*dist.glob(f"*{records.SUFFIX}"), *dist.glob(f"*-only/*{records.SUFFIX}")])
     for file in found:
         shutil.copyfile(file, kept / file.name)
     return found

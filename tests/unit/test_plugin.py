@@ -18,7 +18,7 @@ def test_nobody_knows_the_plugin(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(errors.UsageError, match="x cannot be built yet: it wants ggml's plugin `zdnn`") as caught:
         build.check(matrix.read(tmp_path / "x.toml"), platforms.here(), build.Options())
-    assert "Plugins that can be built: cuda, hip, metal, vulkan" in caught.value.remedy
+    assert "Plugins that can be built: cuda, hip, metal, openvino, vulkan" in caught.value.remedy
 
 
 def test_rocm(tmp_path: Path) -> None:
