@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import io
+import struct
 import tempfile
 from collections.abc import Collection, Mapping
 
@@ -15,6 +17,7 @@ from elftools.elf.elffile import ELFFile
 from macholib.mach_o import (
     CPU_TYPE_NAMES,
     LC_BUILD_VERSION,
+    LC_CODE_SIGNATURE,
     LC_ID_DYLIB,
     LC_RPATH,
     LC_VERSION_MIN_MACOSX,
@@ -41,7 +44,8 @@ _NX_COMPAT, _DYNAMIC_BASE = 0x100, 0x40  # IMAGE_DLLCHARACTERISTICS_*
 class Library(msgspec.Struct, frozen=True, kw_only=True):
     """One library. `format`: ELF, PE or Mach-O; `machine`: x86_64, aarch64, …; `soname`: its own name (SONAME, name in the export
     table, install name) and `needed`, those of what it needs; `rpath`: RPATH and RUNPATH folders; whether it has text relocations
-    (PE: cannot be moved), an executable stack (PE: no NX), and no symbol table; `minimum`: the oldest macOS, as in (11, 0)."""
+    (PE: cannot be moved), an executable stack (PE: no NX), and no symbol table; `minimum`: the oldest macOS, as in (11, 0);
+    `intact`: whether a Mach-O file is what its code signature says (None: it has no signature)."""
 
     format: str
     machine: str
@@ -52,6 +56,7 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     executable_stack: bool = False
     stripped: bool = True
     minimum: tuple[int, int] | None = None
+    intact: bool | None = None
 
     def lacks(self, names: Collection[str]) -> list[str]:
         """What it needs that is neither one of the file `names` beside it nor part of every system."""
@@ -83,7 +88,17 @@ def read(content: bytes) -> Library:
         if content[:2] == b"MZ":
             return _read_pe(content)
         return _read_mach_o(content) if content[:4] in _MACH_MAGIC else _read_elf(content)
-    except (ELFError, pefile.PEFormatError, AttributeError, IndexError, KeyError, StopIteration, ValueError, OSError) as error:
+    except (
+        ELFError,
+        pefile.PEFormatError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        StopIteration,
+        ValueError,
+        OSError,
+        struct.error,
+    ) as error:
         raise ValueError(str(error) or "not readable as a library") from error
 
 
@@ -146,7 +161,7 @@ def _read_mach_o(content: bytes) -> Library:
         file.write(content)
         file.flush()
         header = MachO(file.name, allow_unknown_load_commands=True).headers[0]
-    soname, minimum, rpath = None, None, []
+    soname, minimum, intact, rpath = None, None, None, []
     for load, command, data in header.commands:
         if load.cmd == LC_ID_DYLIB:
             soname = data.rstrip(b"\0").decode()
@@ -155,6 +170,8 @@ def _read_mach_o(content: bytes) -> Library:
         elif load.cmd in (LC_BUILD_VERSION, LC_VERSION_MIN_MACOSX):
             version = int(command.minos if load.cmd == LC_BUILD_VERSION else command.version)
             minimum = version >> 16, version >> 8 & 0xFF
+        elif load.cmd == LC_CODE_SIGNATURE:
+            intact = _intact(content, int(command.dataoff))
     name = str(CPU_TYPE_NAMES.get(header.header.cputype, header.header.cputype))
     return Library(
         format="Mach-O",
@@ -163,7 +180,26 @@ def _read_mach_o(content: bytes) -> Library:
         needed=tuple(name for _, _, name in header.walkRelocatables()),
         rpath=tuple(rpath),
         minimum=minimum,
+        intact=intact,
     )
+
+
+def _intact(content: bytes, offset: int) -> bool:
+    """Has every page the SHA-256 that the code directory of the signature at `offset` has for it? The kernel of Apple silicon ends
+    a process whose page has not. Formats: ``cs_blobs.h`` of Apple's XNU."""
+    magic, _, count = struct.unpack_from(">3I", content, offset)
+    blobs = dict(struct.unpack_from(">2I", content, offset + 12 + 8 * index) for index in range(count))
+    if magic != 0xFADE0CC0 or 0 not in blobs:  # CSMAGIC_EMBEDDED_SIGNATURE, CSSLOT_CODEDIRECTORY
+        return False
+    at = offset + blobs[0]
+    fields = struct.unpack_from(">9I4B", content, at)
+    hashes, pages, limit, size, kind, page = (fields[index] for index in (4, 7, 8, 9, 10, 12))
+    if fields[0] != 0xFADE0C02 or kind != 2:  # CSMAGIC_CODEDIRECTORY, CS_HASHTYPE_SHA256
+        return False
+    signed = (content[at + hashes + size * index : at + hashes + size * (index + 1)] for index in range(pages))
+    starts = range(0, limit, 1 << page)
+    found = (hashlib.sha256(content[start : min(start + (1 << page), limit)]).digest()[:size] for start in starts)
+    return len(starts) == pages and all(one == other for one, other in zip(signed, found, strict=True))
 
 
 def wanting(files: Mapping[str, bytes], foreign: Collection[str] = ()) -> dict[str, list[str]]:

@@ -273,7 +273,7 @@ def needed(wheel: Wheel) -> Iterator[Finding]:
 
 
 def hardened(wheel: Wheel) -> Iterator[Finding]:
-    """No text relocations, no executable stack, no symbol table."""
+    """No text relocations, no executable stack, no symbol table; on macOS a signature that fits, which Apple silicon wants."""
     for name, library in wheel.libraries.items():
         if library.text_relocations:
             yield Finding(name, "has text relocations, or a fixed address", "Compile it with -fPIC, or link it with --dynamicbase.")
@@ -281,6 +281,9 @@ def hardened(wheel: Wheel) -> Iterator[Finding]:
             yield Finding(name, "wants an executable stack", "Link it with -Wl,-z,noexecstack.")
         if not library.stripped:
             yield Finding(name, "still has its symbol table", "Link it with -Wl,-s.")
+        if library.intact is False or (library.intact is None and library.format == "Mach-O" and library.machine == "aarch64"):
+            fact = "is not what its code signature says" if library.intact is False else "has no code signature"
+            yield Finding(name, fact, "Sign it last, on a Mac: `codesign --force --sign -`; zig's linker signs as well.")
 
 
 def build_paths(wheel: Wheel) -> Iterator[Finding]:

@@ -88,8 +88,17 @@ def test_nothing_to_graft(tmp_path: Path, link: Link, name: str) -> None:
     library = binary.read(files[f"llama_cpp/lib/{two.name}"])
     assert (library.format, library.machine) == (platform.format, platform.machine)
     assert any(entry.rpartition("/")[2] == one.name for entry in library.needed)
+    assert library.intact is (True if name == "macosx_arm64" else None)
     assert binary.wanting(files) == {}
     assert files["llama_cpp/__init__.py"] == b"from . import _backends\n"
+
+
+def test_signature(tmp_path: Path, link: Link) -> None:
+    """Apple silicon ends a process that opens a library which was changed after it was signed."""
+    content = bytearray(link(platforms.PLATFORMS["macosx_arm64"], tmp_path, "one").read_bytes())
+    assert binary.read(bytes(content)).intact
+    content[len(content) // 2] ^= 1
+    assert binary.read(bytes(content)).intact is False
 
 
 @pytest.mark.parametrize("name", ["linux_x86_64", "win_amd64"])
