@@ -245,7 +245,7 @@ def failures(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the fast tests: no compiler, no network, below a minute."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", "--numprocesses", "auto", *session.posargs)
 
 
 @nox.session(tags=["check"])
