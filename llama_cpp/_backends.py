@@ -342,7 +342,11 @@ class _Backends:
 
         callback = _LogCallback(collect)
         old, old_data = ctypes.c_void_p(), ctypes.c_void_p()
-        self.ggml.ggml_log_get(ctypes.byref(old), ctypes.byref(old_data))
+        if hasattr(self.ggml, "ggml_log_get"):
+            self.ggml.ggml_log_get(ctypes.byref(old), ctypes.byref(old_data))
+        else:  # before 0.3.17: upstream's own, once there is one
+            logger = getattr(sys.modules.get("llama_cpp._logger"), "llama_log_callback", None)
+            old = ctypes.cast(logger, ctypes.c_void_p) if logger else old
         self.ggml.ggml_log_set(ctypes.cast(callback, ctypes.c_void_p), None)
         try:
             yield lines
@@ -362,8 +366,9 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
         "ggml_log_set": (None, [ctypes.c_void_p, ctypes.c_void_p]),
     }
     for name, (restype, argtypes) in signatures.items():
-        function = getattr(ggml, name)
-        function.restype, function.argtypes = restype, argtypes
+        function = getattr(ggml, name, None)
+        if function is not None:  # ggml_log_get came with 0.3.17
+            function.restype, function.argtypes = restype, argtypes
     return ggml
 
 
