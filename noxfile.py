@@ -234,7 +234,7 @@ def bench_labels(session: nox.Session) -> None:
 
 @nox.session(tags=["slow"], default=False)
 def machines(session: nox.Session) -> None:
-    """Build in parts, in clones, and in upstream's own tree: the bytes of one checkout (compiles up to four times)."""
+    """Build in parts, in clones, and in upstream's own tree: the bytes of one checkout (compiles up to six times)."""
     folder = ours(session, "tests/machines")
     install(session, "tests", "cache")
     session.run("python", "-m", "pytest", folder, *session.posargs)
