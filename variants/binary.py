@@ -38,6 +38,7 @@ SYSTEM: Mapping[str, tuple[str, ...]] = {
 _PE_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x14C: "x86"}
 _ELF_MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 _MACH_MACHINES = {"x86_64": "x86_64", "ARM64": "aarch64"}
+_UNREADABLE = (ELFError, pefile.PEFormatError, struct.error, AttributeError, LookupError, StopIteration, ValueError, OSError)
 _NX_COMPAT, _DYNAMIC_BASE = 0x100, 0x40  # IMAGE_DLLCHARACTERISTICS_*
 
 
@@ -88,17 +89,7 @@ def read(content: bytes) -> Library:
         if content[:2] == b"MZ":
             return _read_pe(content)
         return _read_mach_o(content) if content[:4] in _MACH_MAGIC else _read_elf(content)
-    except (
-        ELFError,
-        pefile.PEFormatError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        StopIteration,
-        ValueError,
-        OSError,
-        struct.error,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(str(error) or "not readable as a library") from error
 
 

@@ -269,3 +269,10 @@ def test_a_mac_without_metal_is_not_published(dist: Path, site: Path) -> None:
         index.build_index(dist, site)
     archive.write(plain, files | {"llama_cpp/lib/libggml-metal.so": b"x"}, 1_700_000_000)
     assert any(file.name == plain.name for file in index.build_index(dist, site))
+
+
+def test_an_unpublished_variant(dist: Path, site: Path, tmp_path: Path) -> None:
+    """OpenVINO's wheel is built for tests (variants/openvino.toml); who puts it into dist/ is told."""
+    label.label(wheel(tmp_path / "openvino", platform="manylinux_2_34_x86_64"), matrix.load()["openvino"], dist)
+    with pytest.raises(WheelError, match=r"was built for tests: .*openvino\.toml has its platform as `unpublished`"):
+        index.build_index(dist, site)
