@@ -183,11 +183,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def output(arguments: Sequence[str | Path], env: Mapping[str, str] | None = None) -> str:
-    """What a short command prints (both streams), or an empty string where it cannot be run."""
+def output(arguments: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: str | None = None) -> str:
+    """What a short command prints (both streams) in the folder `cwd`, or an empty string where it cannot be run."""
     with contextlib.suppress(OSError):
         return subprocess.run(
-            [str(argument) for argument in arguments], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [str(argument) for argument in arguments], env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace",
         ).stdout  # fmt: skip
     return ""

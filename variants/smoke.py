@@ -231,7 +231,8 @@ def pytest_in(
 
 def report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dict[str, str]:
     """System, Python, and the devices that ggml computes on, as the installed package's own report has them."""
-    answer = run.output([*python, "-m", "llama_cpp", "--json"], env=run.environment(**environment))
+    with tempfile.TemporaryDirectory() as empty:  # in upstream's own repository, `-m` would take its llama_cpp
+        answer = run.output([*python, "-m", "llama_cpp", "--json"], run.environment(**environment), empty)
     try:
         report = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])  # qemu warns on stderr of features that it lacks
     except ValueError as error:
