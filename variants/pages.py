@@ -147,7 +147,7 @@ def _json(
         if file.requires_python:
             row["requires-python"] = file.requires_python
         if base_url is None:
-            row["core-metadata"] = row["data-dist-info-metadata"] = {"sha256": file.metadata_sha256}
+            row["core-metadata"] = {"sha256": file.metadata_sha256}
         rows.append(row)
     for name, content in extra.items():
         digest = hashlib.sha256(content).hexdigest()
@@ -166,8 +166,9 @@ def _html(
         if file.requires_python:
             attributes += f' data-requires-python="{html.escape(file.requires_python)}"'
         if base_url is None:
-            digest = f"sha256={file.metadata_sha256}"
-            attributes += f' data-core-metadata="{digest}" data-dist-info-metadata="{digest}"'
+            # Not under its older name too (PEP 714): pip 22.3 to 23.0 read that, and refuse a wheel whose METADATA spells the name
+            # llama_cpp_python. They take the wheel's own.
+            attributes += f' data-core-metadata="sha256={file.metadata_sha256}"'
         if file.yanked:
             attributes += f' data-yanked="{html.escape(file.yanked)}"'
         href = html.escape(f"{_url(file, base_url)}#sha256={file.sha256}")

@@ -17,7 +17,7 @@ from variants import archive, index, label, matrix, metadata, records, run, serv
 from variants.errors import UsageError, WheelError
 
 
-@pytest.mark.parametrize("installer", ["uv", "old-uv", "pip"])
+@pytest.mark.parametrize("installer", ["uv", "old-uv", "pip", "old-pip"])
 def test_install(installer: str, dist: Path, site: Path, url: str, tmp_path: Path) -> None:
     """The newest version, the highest build number, an older version by name; a yanked file is passed over."""
     wheel(dist, "9.9.6", text="older")

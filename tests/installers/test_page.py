@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no chromium on PATH (Debian, Ubuntu: `apt-get install chromium`)"
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-LABELS = [variant.label for variant in matrix.load().values() if variant.label]
+LABELS = [variant.label for variant in matrix.load().values() if variant.label and variant.published]
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path,
         if archive.split_label(path.name)[1] is None:
             for variant in matrix.load().values():
                 labelled = dist / f"{path.stem}-{variant.label}.whl"
-                if variant.label and not labelled.exists():
+                there = {platform.name for platform in archive.platforms_of(path)} <= set(variant.published)
+                if variant.label and there and not labelled.exists():
                     bare = msgspec.structs.replace(variant, table=msgspec.structs.replace(variant.table, runtime=matrix.Runtime()))
                     label.label(path, bare, dist)
     index.build_index(dist, folder / "site")

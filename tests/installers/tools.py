@@ -108,23 +108,31 @@ def run(
 def tool(name: str) -> Path:
     """The program of an installer that is pinned in a dependency group of pyproject.toml, in an environment of its own."""
     program = {"old-uv": "uv"}.get(name, name)
-    pins: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]
-    folder = ROOT / "build" / "installers" / pins[0].replace("==", "-")
+    wanted = pins(name)
+    folder = ROOT / "build" / "installers" / wanted[0].replace("==", "-")
     path = folder / "bin" / program
     if not path.exists():
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([UV, "venv", "--quiet", folder], check=True)
-        subprocess.run([UV, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *pins], check=True)
+        subprocess.run([UV, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *wanted], check=True)
     return path
 
 
+def pins(name: str) -> list[str]:
+    """The requirements of a dependency group of pyproject.toml."""
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][name]
+    return found
+
+
 def install(installer: str, url: str, folder: Path, requirement: str = "llama-cpp-python", **extra: str) -> str:
-    """Install in a new environment with uv, old-uv or pip, and return what the installed package says of itself."""
+    """Install in a new environment with uv, old-uv, pip or old-pip, and return what the installed package says of itself."""
     python = folder / "venv" / "bin" / "python"
     for name in ("venv", "cache"):  # uv keeps an index page for ten minutes
         shutil.rmtree(folder / name, ignore_errors=True)
-    if installer == "pip":
+    if installer.endswith("pip"):
         run([sys.executable, "-m", "venv", folder / "venv"], folder)
+        if installer != "pip":  # from the user's index
+            subprocess.run([UV, "pip", "install", "--quiet", "--python", python, *pins(installer)], check=True)
         done = run([python, "-m", "pip", "install", "--quiet", "--index-url", url, requirement], folder, env=extra)
     else:
         uv = UV if installer == "uv" else str(tool(installer))
