@@ -21,7 +21,7 @@ PYPROJECT = '[project]\nname = "try-it"\nversion = "1"\nrequires-python = ">=3.1
 
 @pytest.mark.parametrize("installer", ["uv", "old-uv", "pip", "old-pip"])
 def test_everybody_else_gets_the_plain_wheel(installer: str, offer: Offer, tmp_path: Path) -> None:
-    """Without a warning, on a machine with a GPU: uv as it comes, an older uv (even when asked for the feature), pip and an old one."""
+    """Without a warning, on a machine with a GPU: uv as it comes, an older uv (even when asked for it), pip, an old pip."""
     assert install(installer, f"{offer[1]}simple/", tmp_path, **GPU) == "plain"
     assert install(installer, f"{offer[1]}simple/", tmp_path, "llama-cpp-python==9.9.6", **GPU) == "plain"
 
