@@ -61,6 +61,7 @@ def wheel_command(upstream: Upstream, defines: list[str], build_dir: Path, targe
     settings = [f"-Ccmake.define.{define.removeprefix('-D')}" for define in defines]
     if adopted():
         settings += ["-Ccmake.source-dir=variants", "-Cinstall.components=core", "-Cwheel.license-files=none/*"]
+        settings += ["-Cwheel.py-api=py3"]  # before 0.3.17 upstream's wheels are of one Python
         settings += _taking(_package(build_dir))
     elif upstream.tree != TREE:
         settings += _taking(upstream.tree / "llama_cpp")
