@@ -87,7 +87,8 @@ def test(wheel: Path, build_dir: Path) -> None:
         env = world.env(site, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
         tests = [ROOT / "tests" / "inference" / name for name in ("test_inference.py", "test_mtmd.py")]
         counts = smoke.pytest_in(command, [world.path(path) for path in tests], log, "The wheel fails there.", env)
-        facts = smoke.report(command, env) | {"processor": words, "system": world.words}
+        facts = smoke.report(command, env) | {"system": world.words}
+        facts |= {"processor": f"{words} ({expected})"} if expected else {}
         records.add(wheel, what="test_inference.py, test_mtmd.py", installer="pip", **facts, **counts)
 
 
