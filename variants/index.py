@@ -27,7 +27,7 @@ from variantlib.errors import ValidationError
 from variantlib.models.variant import VariantDescription
 from variantlib.variants_json import VariantsJson
 
-from . import archive, front, matrix, metadata, pages, platforms, records, run
+from . import archive, front, matrix, metadata, pages, records, run
 from . import label as labels
 from .assemble import CORE
 from .errors import UsageError, WheelError
@@ -238,7 +238,7 @@ def _file(path: Path, known: File | None) -> File:
     label = archive.split_label(path.name)[1]
     name, version, build, tags = archive.parse_name(archive.plain_path(path))
     content, variant = _dist_info(path, label)
-    _refuse_unpublished(path, label, [tag.platform for tag in tags])
+    _refuse_unpublished(path, label)
     header = BytesParser().parsebytes(content, headersonly=True)
     if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
         raise WheelError(
@@ -263,16 +263,16 @@ def _file(path: Path, known: File | None) -> File:
     )
 
 
-def _refuse_unpublished(path: Path, label: str | None, tags: Sequence[str]) -> None:
+def _refuse_unpublished(path: Path, label: str | None) -> None:
     """A wheel that is made for tests alone: by its label, or a plain one of our core without the plugin that the plain wheel of its
     platform has (Metal).
 
     Raises:
         WheelError: this is one.
     """
-    known = {platform for tag in tags if (platform := platforms.of_tag(tag))}
+    known = archive.platforms_of(path)
     labelled = matrix.labelled(label) if label else None
-    if labelled and known & {platforms.get(name) for name in labelled.table.unpublished}:
+    if labelled and {platform.name for platform in known} & set(labelled.table.unpublished):
         raise WheelError(f"{path} was built for tests: {labelled.file} has its platform as `unpublished`.", "Remove it.")
     for platform in known if label is None else ():
         variant = matrix.labelled(None, platform.name)

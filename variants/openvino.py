@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from . import packages
-from .toolkit import Part, Request, Toolkit, macro
+from .toolkit import Part, Request, Toolkit, library, macro
 
 _RECIPE = 1  # to be raised when the folder is made otherwise
 
@@ -18,9 +18,7 @@ def find(request: Request) -> Toolkit:
     if request.fetch:
         packages.install(wanted, _keep, request.log)
     opencl = macro(request.toolchain, "CL/cl_version.h", "CL_TARGET_OPENCL_VERSION")
-    clhpp = macro(request.toolchain, "CL/opencl.hpp", "CL_HPP_ENABLE_EXCEPTIONS") is not None or _header("CL/opencl.hpp")
-    folders = [Path(folder) for folder in ("/usr/lib", "/usr/lib64")]
-    loader = next((str(path) for folder in folders for path in sorted(folder.glob("**/libOpenCL.so"))), None)
+    clhpp = macro(request.toolchain, "CL/opencl.hpp", "CL_HPP_TARGET_OPENCL_VERSION")
     home = wanted.folder / "openvino"
     return Toolkit(
         "openvino",
@@ -28,7 +26,7 @@ def find(request: Request) -> Toolkit:
             Part("OpenVINO", f"{version}, from the package index", f"{version}{'' if wanted.there else ' (to be fetched, 60 MB)'}"),
             Part("OpenCL headers", "any", opencl),
             Part("OpenCL C++ header", "any", "there" if clhpp else None),
-            Part("libOpenCL.so", "any; it is linked, never shipped", loader),
+            Part("libOpenCL.so", "any; it is linked, never shipped", library("libOpenCL.so")),
         ),
         "Install them (Debian, Ubuntu: `apt-get install opencl-headers opencl-clhpp-headers ocl-icd-opencl-dev`).",
         (
@@ -40,10 +38,6 @@ def find(request: Request) -> Toolkit:
         home,
         f"openvino {version}",
     )
-
-
-def _header(name: str) -> bool:
-    return any((Path(folder) / name).is_file() for folder in ("/usr/include", "/usr/local/include"))
 
 
 def _keep(site: Path, prefix: Path, folder: Path) -> None:

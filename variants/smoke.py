@@ -103,9 +103,10 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
     apart = [word for name in _APART for word in ("--ignore", folder / name)]
-    counts = pytest_in([python], [folder, *apart], log, remedy, _flash(wheel))
+    flash = _flash(wheel)
+    counts = pytest_in([python], [folder, *apart], log, remedy, flash)
     if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
-        for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env).items():
+        for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env | flash).items():
             counts[name] += count
     records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
 
@@ -121,7 +122,7 @@ def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
     variant = matrix.labelled(archive.split_label(wheel.name)[1])
     if variant is None or variant.table.plugin is None:
         return {}
-    env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device, **_flash(wheel)}
+    env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     source_file = ROOT / "tests" / "plugins" / f"failing_{variant.table.plugin}.c"
     if compiler and source_file.is_file():

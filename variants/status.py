@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from . import archive, matrix, records
-from .platforms import of_tag
 from .source import ROOT
 
 #: Records that are kept: copies of ``dist/*.runs.json`` of wheels whose figures stand in the documents.
@@ -35,12 +34,10 @@ def markdown(kept: Path = KEPT) -> str:
     rows = {file.name.removesuffix(records.SUFFIX): records.decode(file.read_bytes()) for file in sorted(kept.glob("*.json"))}
     by_place: dict[tuple[str, str], list[tuple[str, records.Record]]] = {}
     for name, runs in rows.items():
-        plain, label = archive.split_label(name)
-        variant = matrix.labelled(label)
-        *_, tags = archive.parse_name(Path(plain))
-        for platform in {known.name for tag in tags if (known := of_tag(tag.platform))}:
+        variant = matrix.labelled(archive.split_label(name)[1])
+        for known in archive.platforms_of(Path(name)):
             if variant:
-                by_place.setdefault((variant.name, platform), []).extend((name, run) for run in runs)
+                by_place.setdefault((variant.name, known.name), []).extend((name, run) for run in runs)
     lines = [_HEAD, "| variant | platform | built | ran on the CPU | ran on its device |", "|---|---|---|---|---|"]
     for variant in matrix.load().values():
         for platform in variant.table.platforms:

@@ -87,6 +87,12 @@ def show(kit: Toolkit) -> None:
         run.console.print(kit.remedy, markup=False)
 
 
+def library(name: str) -> str | None:
+    """Where the system has this library to link with (``libvulkan.so``); None where it has not."""
+    folders = [Path(folder) for folder in ("/usr/lib", "/usr/lib64", "/usr/local/lib")]
+    return next((str(path) for folder in folders for path in sorted(folder.glob(f"**/{name}"))), None)
+
+
 def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
     """What `name` is defined as in `header`, by this toolchain's preprocessor; None where the header is not found."""
     done = subprocess.run(

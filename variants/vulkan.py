@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import run
 from .source import ROOT
-from .toolkit import Part, Request, Toolkit, macro
+from .toolkit import Part, Request, Toolkit, library, macro
 
 #: Headers of ours that go first on the include path: what an older package of the system lacks.
 _SHIMS = ROOT / "variants" / "data" / "include"
@@ -21,8 +21,6 @@ def find(request: Request) -> Toolkit:
     version = re.search(r"shaderc\s+(\S+)", run.output([glslc, "--version"])) if glslc else None
     headers = macro(request.toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION_COMPLETE")
     spirv = macro(request.toolchain, "spirv/unified1/spirv.h", "SPV_REVISION")
-    folders = [Path(folder) for folder in ("/usr/lib", "/usr/lib64", "/usr/local/lib")]
-    loader = next((str(path) for folder in folders for path in sorted(folder.glob("**/libvulkan.so"))), None)
     features = _shader_features(glslc, request.tree) if glslc else []
     number = re.search(r"VK_MAKE_API_VERSION\(\s*\d+,\s*(\d+),\s*(\d+),\s*VK_HEADER_VERSION\)", headers or "")
     release = macro(request.toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION")
@@ -30,7 +28,7 @@ def find(request: Request) -> Toolkit:
         Part("glslc", "any; newer ones give faster shaders", f"{version[1] if version else '?'} ({glslc})" if glslc else None),
         Part("Vulkan headers", "1.3 or newer", f"{number[1]}.{number[2]}.{release}" if number else None),
         Part("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
-        Part("libvulkan.so", "any; it is linked, never shipped", loader),
+        Part("libvulkan.so", "any; it is linked, never shipped", library("libvulkan.so")),
     )
     return Toolkit(
         "vulkan",
