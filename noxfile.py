@@ -28,7 +28,7 @@ nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-PINS = ROOT / "variants" / "requirements.txt"
+PINS = {"build": ROOT / "variants" / "requirements.txt", "compilers": ROOT / "variants" / "compilers.txt"}
 VARIANTS = [  # those that need nothing but pip; the others by name
     file.stem for file in sorted((ROOT / "variants").glob("*.toml")) if "plugin" not in tomllib.loads(file.read_text())
 ]
@@ -69,9 +69,10 @@ def options(session: nox.Session, others: dict[str, bool]) -> list[str]:
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install what builds a wheel, pinned by hash (its versions shape the bytes), then the other groups of pyproject.toml."""
-    session.install("--require-hashes", "-r", str(PINS), silent=True)
-    if more := [word for group in groups for word in nox.project.dependency_groups(PROJECT, group)]:
+    """Install what the steps need and, where asked for, compilers, pinned by hash; then the other groups of pyproject.toml."""
+    pinned = [word for group, file in PINS.items() if group in ("build", *groups) for word in ("-r", str(file))]
+    session.install("--require-hashes", *pinned, silent=True)
+    if more := [word for group in groups if group not in PINS for word in nox.project.dependency_groups(PROJECT, group)]:
         session.install(*more, silent=True)
 
 
@@ -93,14 +94,14 @@ def vendor(session: nox.Session) -> None:
 @nox.parametrize("variant", [nox.param(name, id=name) for name in asked(sys.argv)])
 def build_variant(session: nox.Session, variant: str) -> None:
     """Build a variant's wheel into dist/, verified; `-- cpu [--toolchain system] [--dry-run] [--help]`."""
-    install(session)
+    install(session, "compilers")
     session.run("python", "-m", "variants", "build", variant, *options(session, TEST))
 
 
 @nox.session(default=False)
 def toolchain(session: nox.Session) -> None:
     """Show what a variant needs to be compiled, and what of it this machine has; `-- vulkan`."""
-    install(session)
+    install(session, "compilers")
     session.run("python", "-m", "variants", "toolchain", *session.posargs)
 
 
@@ -115,14 +116,14 @@ def verify(session: nox.Session) -> None:
 @nox.session(tags=["slow"], default=False)
 def core(session: nox.Session) -> None:
     """Compile a core alone into parts/, for `assemble` on another machine; `-- [--platform linux_aarch64]`."""
-    install(session)
+    install(session, "compilers")
     session.run("python", "-m", "variants", "core", *session.posargs)
 
 
 @nox.session(tags=["slow"], default=False)
 def plugin(session: nox.Session) -> None:
     """Compile one variant's plugin into parts/, against the core there; `-- cuda13`."""
-    install(session)
+    install(session, "compilers")
     session.run("python", "-m", "variants", "plugin", *session.posargs)
 
 
@@ -197,7 +198,7 @@ def test_foreign(session: nox.Session) -> None:
 @nox.session(tags=["slow"], default=False)
 def offload(session: nox.Session) -> None:
     """Offload over loopback with ggml's RPC plugin: bit-equal to the CPU, and a device that dies; `-- [--wheel FILE]`."""
-    install(session, "installers")
+    install(session, "compilers", "installers")
     session.run("python", "-m", "variants", "offload", *session.posargs)
 
 
@@ -220,7 +221,7 @@ def old_cpus(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
     ours(session, "tests/bench")
-    install(session, "installers")
+    install(session, "compilers", "installers")
     session.run("python", "-m", "variants", "bench", *session.posargs)
 
 
@@ -236,7 +237,7 @@ def bench_labels(session: nox.Session) -> None:
 def machines(session: nox.Session) -> None:
     """Build in parts, in clones, and in upstream's own tree: the bytes of one checkout (compiles up to six times)."""
     folder = ours(session, "tests/machines")
-    install(session, "tests", "cache")
+    install(session, "compilers", "tests", "cache")
     session.run("python", "-m", "pytest", folder, *session.posargs)
 
 
@@ -244,7 +245,7 @@ def machines(session: nox.Session) -> None:
 def repairs(session: nox.Session) -> None:
     """Repair with auditwheel, delocate and delvewheel, on real ELF, Mach-O and PE files that zig makes."""
     folder = ours(session, "tests/repair")
-    install(session, "tests")
+    install(session, "compilers", "tests")
     session.run("python", "-m", "pytest", folder, *session.posargs)
 
 
@@ -252,7 +253,7 @@ def repairs(session: nox.Session) -> None:
 def failures(session: nox.Session) -> None:
     """Real builds that go wrong: interrupted, disk full, compile error, two at once (with a compiler cache)."""
     folder = ours(session, "tests/failures")
-    install(session, "tests", "cache")
+    install(session, "compilers", "tests", "cache")
     session.run("python", "-m", "pytest", folder, *session.posargs)
 
 
@@ -292,12 +293,12 @@ def status(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def pins(session: nox.Session) -> None:
-    """Refresh variants/requirements.txt, the hash-pinned tools of the build, and the hashes of variants/data/toolkits/*.txt."""
+    """Refresh the pinned tools of the build in variants/*.txt, and the hashes of variants/data/toolkits/*.txt."""
     session.install("uv")
     compiling = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate")
-    session.run(
-        *compiling, "--upgrade", "--python-version", "3.11", "--group", "build", "--output-file", str(PINS), *session.posargs
-    )
+    for group, file in PINS.items():
+        wanted = ("--upgrade", "--python-version", "3.11", "--group", group)
+        session.run(*compiling, *wanted, "--output-file", str(file), *session.posargs)
     for file in sorted((ROOT / "variants" / "data" / "toolkits").glob("*.txt")):  # their versions belong together: changed by hand
         session.run(*compiling, "--no-deps", str(file), "--output-file", str(file))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -21,6 +23,7 @@ INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
 #: Another package with a ggml of its own, to share a process with (tests/inference/test_loader.py). One environment is enough.
 _NEIGHBOUR = "xllamacpp"
+_TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test are no use to the next
 _GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
 _APART = (_GPU_TESTS, _RPC_TESTS)
 #: Processors that qemu emulates, and the CPU plugin that each must get.
@@ -73,6 +76,13 @@ def install(
     return python
 
 
+@contextlib.contextmanager
+def _installed(wheel: Path, installer: str, environment: Path, log: Path, **more: Any) -> Iterator[Path]:
+    """:func:`install`; at the end the environment goes (it may take 2 GB), after a failure it stays, to be looked into."""
+    yield install(wheel, installer, environment, log, **more)
+    run.remove(environment)
+
+
 def _require_here(wheel: Path) -> None:
     """Raise a UsageError, if the wheel is for another platform."""
     if (known := archive.platforms_of(wheel)) and (here := platforms.here()) not in known:
@@ -99,16 +109,16 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     run.remove(log)
     environment = build_dir / "smoke" / installer
     tools = (*_TOOLS, _NEIGHBOUR) if installer == "uv" else _TOOLS
-    python = install(wheel, installer, environment, log, tools=tools, base=base)
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
     apart = [word for name in _APART for word in ("--ignore", folder / name)]
     flash = _flash(wheel)
-    counts = pytest_in([python], [folder, *apart], log, remedy, flash)
-    if env := _expected(wheel, build_dir):  # in a process of their own: once a GPU's plugin is loaded, ggml hands it big batches
-        for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env | flash).items():
-            counts[name] += count
-    records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
+    with _installed(wheel, installer, environment, log, tools=tools, base=base) as python:
+        counts = pytest_in([python], [folder, *apart], log, remedy, flash)
+        if env := _expected(wheel, build_dir):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
+            for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env | flash).items():
+                counts[name] += count
+        records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
 
 
 def _flash(wheel: Path) -> dict[str, str]:
@@ -146,16 +156,16 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
         raise ToolchainError("There is no qemu-x86_64 on PATH.", "Install it (Debian, Ubuntu: `apt-get install qemu-user`).")
     log = build_dir / "logs" / "old-cpus.log"
     run.remove(log)
-    python = install(wheel, "uv", build_dir / "smoke" / "old-cpus", log)
-    for cpu, expected in OLD_CPUS.items():
-        run.console.print(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {expected}")
-        # NumPy's OpenBLAS misjudges qemu's Nehalem and dies of SIGILL in its own sanity check.
-        env = {"LLAMA_CPP_TEST_PLUGIN": expected, "OPENBLAS_CORETYPE": "Nehalem"}
-        tests = ROOT / "tests" / "inference" / "test_inference.py"
-        emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
-        counts = pytest_in(emulated, [tests], log, "The wheel fails on an old processor.", env)
-        facts = report(emulated, env) | {"processor": f"{cpu}, emulated by qemu-user ({expected})"}
-        records.add(wheel, what="test_inference.py", installer="uv", **facts, **counts)
+    with _installed(wheel, "uv", build_dir / "smoke" / "old-cpus", log) as python:
+        for cpu, expected in OLD_CPUS.items():
+            run.console.print(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {expected}")
+            # NumPy's OpenBLAS misjudges qemu's Nehalem and dies of SIGILL in its own sanity check.
+            env = {"LLAMA_CPP_TEST_PLUGIN": expected, "OPENBLAS_CORETYPE": "Nehalem"}
+            tests = ROOT / "tests" / "inference" / "test_inference.py"
+            emulated: list[str | Path] = [qemu, "-cpu", cpu, python]
+            counts = pytest_in(emulated, [tests], log, "The wheel fails on an old processor.", env)
+            facts = report(emulated, env) | {"processor": f"{cpu}, emulated by qemu-user ({expected})"}
+            records.add(wheel, what="test_inference.py", installer="uv", **facts, **counts)
 
 
 def offload(wheel: Path, build_dir: Path) -> None:
@@ -177,10 +187,11 @@ def offload(wheel: Path, build_dir: Path) -> None:
             Toolkit("rpc", (), ""), wheel, upstream, tools, runtime=matrix.Runtime(), jobs=run.default_jobs(), log=log,
             build_dir=build_dir / f"rpc-{tools.platform.name}",
         )  # fmt: skip
-    python = install(wheel, "uv", build_dir / "smoke" / "offload", log)
-    libraries = next((build_dir / "smoke" / "offload").glob("lib/python*/site-packages/llama_cpp/lib"))
-    shutil.copyfile(made.file, libraries / made.file.name)
-    pytest_in([python], [ROOT / "tests" / "inference" / _RPC_TESTS], log, "Offload does not give the CPU's answers.")
+    environment = build_dir / "smoke" / "offload"
+    with _installed(wheel, "uv", environment, log) as python:
+        libraries = next(environment.glob("lib/python*/site-packages/llama_cpp/lib"))
+        shutil.copyfile(made.file, libraries / made.file.name)
+        pytest_in([python], [ROOT / "tests" / "inference" / _RPC_TESTS], log, "Offload does not give the CPU's answers.")
 
 
 def upstream_tests(wheel: Path, build_dir: Path) -> None:
@@ -196,10 +207,10 @@ def upstream_tests(wheel: Path, build_dir: Path) -> None:
     run.console.print(f"[bold]{escape(wheel.name)}[/], upstream's test suite")
     log = build_dir / "logs" / "upstream-tests.log"
     run.remove(log)
-    python = install(wheel, "uv", build_dir / "smoke" / "upstream", log, extra="[server,test]")
     plugin = {"PYTHONPATH": str(ROOT / "tests" / "upstream")}
     remedy = "Compare with upstream's own wheel of this version."
-    pytest_in([python], ["-p", "upstream_models", tests], log, remedy, plugin, vendor=source.TREE / "vendor")
+    with _installed(wheel, "uv", build_dir / "smoke" / "upstream", log, extra="[server,test]") as python:
+        pytest_in([python], ["-p", "upstream_models", tests], log, remedy, plugin, vendor=source.TREE / "vendor")
 
 
 def pytest_in(
@@ -218,7 +229,7 @@ def pytest_in(
     with tempfile.TemporaryDirectory() as folder:
         if vendor:
             (Path(folder) / "vendor").symlink_to(vendor)
-        settings = ["-c", "/dev/null", "--rootdir", folder, "-p", "no:cacheprovider", "-ra"]
+        settings = ["-c", "/dev/null", "--rootdir", folder, "-p", "no:cacheprovider", "-ra", *_TEMPORARY]
         env = run.environment(**(environment or {}))
         run.command([*python, "-m", "pytest", *settings, *arguments], log=log, cwd=Path(folder), env=env, remedy=remedy)
     counts = {"passed": 0, "skipped": 0}

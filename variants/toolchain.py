@@ -97,7 +97,7 @@ def _zig(build_dir: Path, platform: Platform, cache: Path | None, write: bool) -
     except ImportError as error:
         raise ToolchainError(
             "The zig toolchain is not in this environment.",
-            "Run through nox, or `pip install ziglang`; or pass --toolchain system.",
+            "Run through nox, or `pip install --require-hashes -r variants/compilers.txt`; or pass --toolchain system.",
         ) from error
     home = Path(ziglang.__file__).parent
     version = run.output([sys.executable, "-m", "ziglang", "version"]).strip()
