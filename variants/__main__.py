@@ -268,7 +268,7 @@ def _add_toolkit(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--arch", action="append", default=[], dest="architectures", metavar="ARCH",
-        help="CUDA: machine code for this architecture alone, as in 86, or `native` (again for each); the wheel says so",
+        help="CUDA, ROCm: machine code for this GPU alone, as in 86 or gfx1100, or `native` (again for each); the wheel says so",
     )  # fmt: skip
 
 

@@ -183,8 +183,8 @@ def _upstream_wheel(folder: Path, log: Path, variant: matrix.Variant | None, avx
 
 def _for_this_gpu(variant: matrix.Variant) -> matrix.Variant:
     """The variant for the GPUs of this machine alone, where it has a list of architectures: what a build from source compiles."""
-    found = [sm.replace(".", "") for sm in machine.detect().sm]
-    return matrix.narrowed(variant, found) if variant.table.cuda and found else variant
+    found = machine.detect().architectures(amd=variant.table.rocm is not None)
+    return matrix.narrowed(variant, found) if (variant.table.cuda or variant.table.rocm) and found else variant
 
 
 def _measure(contender: Contender, *arguments: object) -> dict[str, float]:

@@ -45,7 +45,7 @@ DIST = ROOT / "dist"
 class Options(msgspec.Struct, frozen=True):
     """What the command line says: the platform (None: this machine's), the release of upstream (None: the pinned one), toolchain
     kind (None: the variant's own), where the plugin's toolkit comes from (``index``, ``machine``, a folder; None: the variant's own
-    order), NVIDIA architectures (none: the variant's), parallel jobs, build number (None: none), and the switches of the same
+    order), GPU architectures (none: the variant's), parallel jobs, build number (None: none), and the switches of the same
     name."""
 
     platform: str | None = None
@@ -119,19 +119,18 @@ def narrowed(variant: Variant, options: Options) -> Variant:
     """The variant for the architectures of the command line, where it names some (``native``: of this machine's GPUs).
 
     Raises:
-        UsageError: the variant has no such list, or this machine has no NVIDIA GPU.
+        UsageError: the variant has no such list, or this machine has no such GPU.
     """
     if not options.architectures:
         return variant
     asked = [text for text in options.architectures if text != "native"]
     if "native" in options.architectures:
-        found = [sm.replace(".", "") for sm in machine.detect().sm]
+        found = machine.detect().architectures(amd=variant.table.rocm is not None)
         if not found:
-            raise UsageError(
-                "--arch native: nvidia-smi shows no GPU on this machine.", "Name the architecture: `--arch 86` for capability 8.6."
-            )
+            asking, example = ("rocminfo", "--arch gfx1100") if variant.table.rocm else ("nvidia-smi", "--arch 86")
+            raise UsageError(f"--arch native: {asking} shows no GPU on this machine.", f"Name the architecture: `{example}`.")
         asked += found
-    return matrix.narrowed(variant, sorted(set(asked), key=int) if all(text.isdecimal() for text in asked) else asked)
+    return matrix.narrowed(variant, sorted(set(asked), key=lambda text: (len(text), text)))
 
 
 def chosen_platform(options: Options) -> Platform:

@@ -265,12 +265,17 @@ def _file(path: Path, known: File | None) -> File:
 
 def _refuse_unpublished(path: Path, label: str | None) -> None:
     """A wheel that is made for tests alone: by its label, or a plain one of our core without the plugin that the plain wheel of its
-    platform has (Metal).
+    platform has (Metal); or one for the system that built it alone (``linux_x86_64``: no installer asks which glibc it wants).
 
     Raises:
         WheelError: this is one.
     """
     known = archive.platforms_of(path)
+    if any(tag.platform.startswith("linux_") for tag in archive.parse_name(archive.plain_path(path))[3]):
+        raise WheelError(
+            f"{path} is for systems as new as the one that built it: no manylinux tag is true of it.",
+            "Build it on an older distribution; take this one out of the folder (pip and uv install it by its path).",
+        )
     labelled = matrix.labelled(label) if label else None
     if labelled and {platform.name for platform in known} & set(labelled.table.unpublished):
         raise WheelError(f"{path} was built for tests: {labelled.file} has its platform as `unpublished`.", "Remove it.")

@@ -54,6 +54,10 @@ class Machine(Hardware, frozen=True):
         """Architecture, the last part of the platform: ``x86_64``, ``aarch64``, ``arm64``, ``amd64``."""
         return re.sub(r"^(?:(?:many|musl)linux_\d+_\d+|macosx_\d+_\d+|win)_", "", self.platform)
 
+    def architectures(self, amd: bool) -> list[str]:
+        """The GPUs' architectures as compilers spell them: NVIDIA's (``86`` for 8.6), or AMD's (``gfx1100``)."""
+        return list(self.gfx) if amd else [sm.replace(".", "") for sm in self.sm]
+
     def describe(self) -> str:
         """One line for people."""
         parts = [self.platform, f"Python {self.python}"]

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 #: In a wheel with a plugin: what `python -m llama_cpp` and `verify` say of it.
 DESCRIPTION = "llama_cpp/lib/plugin.json"
 _ARCHITECTURE = re.compile(r"[5-9]\d|1[0-2]\d")
+_GFX = re.compile(r"gfx\d{1,2}\d[0-9a-f]")
 _LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
 
 
@@ -74,6 +75,10 @@ class Rocm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rocm: str
     architectures: list[str]
+
+    def compiled(self, platform: str) -> list[str]:
+        """The architectures that get machine code on `platform`: all of them."""
+        return self.architectures
 
     def properties(self) -> dict[str, dict[str, list[str]]]:
         """``amd :: gfx_arch``."""
@@ -130,20 +135,25 @@ class Variant(msgspec.Struct, frozen=True):
 
 
 def narrowed(variant: Variant, architectures: Sequence[str], ptx: str | None = None) -> Variant:
-    """The same variant with machine code for these NVIDIA `architectures` alone: what it stands for shrinks with it.
+    """The same variant with machine code for these `architectures` of GPUs alone: what it stands for shrinks with it.
 
     Raises:
         UsageError: it has none, or one is spelt wrong.
     """
-    if variant.table.cuda is None:
-        raise UsageError(f"{variant.name} has no list of NVIDIA architectures.", "Leave out --arch.")
+    table = variant.table
+    if not (lists := table.cuda or table.rocm):
+        raise UsageError(f"{variant.name} has no list of GPU architectures.", "Leave out --arch.")
+    vendor, spelling, remedy = (
+        ("NVIDIA", _ARCHITECTURE, 'Write compute capability 8.6 as "86", 12.0 as "120", or `native`.')
+        if table.cuda
+        else ("AMD", _GFX, 'Write it as rocminfo does, "gfx1100", or `native`.')
+    )
     for text in [*architectures, *([ptx] if ptx else [])]:
-        if not _ARCHITECTURE.fullmatch(text):
-            raise UsageError(
-                f'"{text}" is no NVIDIA architecture.', 'Write compute capability 8.6 as "86", 12.0 as "120", or `native`.'
-            )
-    cuda = msgspec.structs.replace(variant.table.cuda, architectures=list(architectures), arm=[], ptx=ptx)
-    return msgspec.structs.replace(variant, table=msgspec.structs.replace(variant.table, cuda=cuda))
+        if not spelling.fullmatch(text):
+            raise UsageError(f'"{text}" is no {vendor} architecture.', remedy)
+    changed: dict[str, object] = {"architectures": list(architectures)} | ({"arm": [], "ptx": ptx} if table.cuda else {})
+    part = {"cuda" if table.cuda else "rocm": msgspec.structs.replace(lists, **changed)}
+    return msgspec.structs.replace(variant, table=msgspec.structs.replace(table, **part))
 
 
 def as_built(variant: Variant, description: bytes | None, platforms: Iterable[str]) -> Variant:
@@ -152,10 +162,11 @@ def as_built(variant: Variant, description: bytes | None, platforms: Iterable[st
     Raises:
         ValueError: the description is damaged.
     """
-    if variant.table.cuda is None or description is None:
+    lists = variant.table.cuda or variant.table.rocm
+    if lists is None or description is None:
         return variant
     facts = msgspec.json.decode(description, type=_Described).toolkit
-    if any(facts.architectures == variant.table.cuda.compiled(platform) for platform in platforms):
+    if any(facts.architectures == lists.compiled(platform) for platform in platforms):
         return variant
     return narrowed(variant, facts.architectures, None if facts.ptx == "none" else facts.ptx)
 

@@ -148,7 +148,8 @@ def _amd_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unmet:
     if not machine.gfx:
         return "needs an AMD GPU with ROCm, found none", "an AMD GPU and ROCm, so that `rocminfo` answers"
     if feature == "rocm_version":
-        return f"needs ROCm {' or '.join(values)}, found {machine.rocm or 'none'}", f"ROCm {values[-1]}"
+        wanted = f"one of {len(values)} versions from {values[0]} to {values[-1]}" if len(values) > 3 else " or ".join(values)
+        return f"needs ROCm, {wanted}, found {machine.rocm or 'none'}", f"ROCm {values[-1]}"
     return f"has code for {', '.join(values)}, found {', '.join(machine.gfx)}", "another GPU"
 
 

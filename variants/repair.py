@@ -6,6 +6,7 @@ Linux: auditwheel. macOS: delocate. Windows: delvewheel.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -61,14 +62,24 @@ def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence
 def _auditwheel(job: Job) -> Path:
     """The promised tag where the toolchain makes one (zig: its target's glibc), else the lowest that auditwheel finds true.
 
+    Where the libraries need symbols newer than all that it knows, as on a distribution of the last months, it repairs nothing. A
+    wheel that needs nothing but itself and the system stays ``linux_x86_64`` then.
+
     For another processor or libc than this machine's auditwheel takes no tag by its name, so the lowest must be the promised one.
     """
     raw = _with_musl(job) if job.platform.musl else job.raw
-    asked = job.promised if job.platform == platforms.here() else ""
+    asked = job.promised if job.platform == platforms.here() else "auto"
+    if not job.promised and _too_new(raw) and not binary.wanting(archive.contents(raw), job.foreign):
+        run.console.print(
+            "      this system is newer than every manylinux tag that auditwheel knows: for systems as new as this one"
+        )
+        target = job.target_dir / raw.name
+        shutil.copyfile(raw, target)
+        return target
     repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
                     "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
                     remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
-    if job.promised and not asked:
+    if job.promised and asked == "auto":
         found = sorted(tag.platform for tag in archive.parse_name(repaired)[3])
         if job.promised not in found and _newer(found[-1], job.promised):
             raise WheelError(
@@ -77,6 +88,12 @@ def _auditwheel(job: Job) -> Path:
             )
         repaired = repaired.rename(repaired.with_name(f"{repaired.stem.rpartition('-')[0]}-{job.promised}.whl"))
     return repaired
+
+
+def _too_new(raw: Path) -> bool:
+    """Does auditwheel find no manylinux tag true of the wheel's symbols?"""
+    shown = run.output([sys.executable, "-m", "auditwheel", "show", "--json", raw], env=run.environment())
+    return bool(re.search(r'"sym_tag": "linux_', shown))
 
 
 def _with_musl(job: Job) -> Path:

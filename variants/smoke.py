@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from . import archive, machine, matrix, platforms, plugin, records, run, source, toolchain
+from . import archive, machine, matrix, metadata, platforms, plugin, providers, records, run, source, toolchain
 from .errors import SourceError, ToolchainError, UsageError, WheelError
 from .source import ROOT
 from .toolkit import Toolkit
@@ -57,7 +57,7 @@ def install(
         env["UV_PREVIEW_FEATURES"] = "wheel-variants"
         fits = _fits(label)
         if installer == "uv" and not fits:
-            run.console.print(f"      no installer gives {label} to this machine: installed under its plain name", style="dim")
+            run.console.print(f"      uv does not give {label} to this machine: installed under its plain name", style="dim")
         if installer == "pip" or not fits:
             with run.replacing(environment.parent / archive.plain_path(wheel).name) as part:
                 shutil.copyfile(wheel, part)
@@ -88,14 +88,18 @@ def _require_here(wheel: Path) -> None:
     if (known := archive.platforms_of(wheel)) and (here := platforms.here()) not in known:
         raise UsageError(
             f"{wheel.name} is a wheel for {', '.join(sorted(platform.name for platform in known))}; this machine is {here.name}.",
-            f"Run it in a system of its own: `nox -s test_foreign -- --wheel {wheel}`.",
+            "Test it on such a machine; Arm Linux, musl and Windows x86-64 also here: `nox -s test_foreign -- --wheel …`.",
         )
 
 
 def _fits(label: str) -> bool:
-    """Does this machine have what a wheel with this label stands for? Without it the CPU half of the tests is run."""
+    """Does uv give a wheel with this label to this machine? Without the device the CPU half of the tests is run."""
     variant = matrix.labelled(label)
-    return variant is None or "nvidia" not in variant.properties or bool(machine.detect().sm)
+    if variant is None:
+        return True
+    known = metadata.own().providers
+    passed_over = any(providers.uv_lacks(namespace, known[namespace]) for namespace in variant.properties)
+    return not passed_over and ("nvidia" not in variant.properties or bool(machine.detect().sm))
 
 
 def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executable) -> None:

@@ -198,7 +198,7 @@ def tag(wheel: Wheel) -> Iterator[Finding]:
     *_, tags = archive.parse_name(wheel.plain)
     names = sorted(tag.platform for tag in tags)
     known = {platforms.of_tag(name) for name in names}
-    if len(known) != 1 or None in known or any(name.startswith("linux_") for name in names):
+    if len(known) != 1 or None in known:
         yield Finding(
             wheel.path.name, f"platform is {', '.join(names)}, which no index takes", "Repair it: build it again with nox."
         )
@@ -234,7 +234,12 @@ def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
         yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {text.strip()[-300:]}", "Build it again.")
         return
     for platform in names:
-        if platforms.libc(found) is None or (platforms.libc(platform) or (0, 0)) < (platforms.libc(found) or (0, 0)):
+        if platform.startswith("linux_"):  # true where no manylinux tag is (variants/repair.py); `index` refuses it
+            if platforms.libc(found):
+                yield Finding(
+                    wheel.path.name, f"platform is {platform}, which no index takes; {found} is true", "Repair it: build it again."
+                )
+        elif platforms.libc(found) is None or (platforms.libc(platform) or (0, 0)) < (platforms.libc(found) or (0, 0)):
             yield Finding(
                 wheel.path.name,
                 f"claims {platform}, but auditwheel finds {found}",

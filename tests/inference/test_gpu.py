@@ -33,10 +33,11 @@ from test_mtmd import chunks, encode, picture
 PREFIX = os.environ.get("LLAMA_CPP_TEST_DEVICE", "CPU")
 PLUGIN = next((plugin for plugin in llama_cpp._backends.state.gpu), None)
 FAILING_DRIVER = os.environ.get("LLAMA_CPP_TEST_FAILING_DRIVER")
+PRETENDED = ("CUDA", "ROCm")  # those whose failing driver needs no device
 #: Largest allowed difference of a logit on the GPU, which computes in F16 where it can. Measured on lavapipe: 3e-3, then 2.5e-2 to
 #: 3.1e-2 (the CPU's own are in test_inference; it rounds the activations too, and is farther off).
 TOLERANCE = {"F32": 1e-2, "F16": 5e-2, "Q8_0": 5e-2, "Q4_0": 5e-2, "Q4_K": 5e-2, "Q6_K": 5e-2, "IQ4_NL": 5e-2}
-if PREFIX == "CUDA":  # not measured yet: F32 is multiplied as TF32, and quantised weights meet activations of 8 bits, as on the CPU
+if PREFIX in PRETENDED:  # not measured yet: F32 is multiplied as TF32, quantised weights meet activations of 8 bits, as on the CPU
     TOLERANCE.update({"F32": 2e-2, **{kind: CPU_TOLERANCE[kind] for kind in CPU_TOLERANCE if kind[0] in "QI"}})
 if PREFIX == "OPENVINO":  # measured: 3e-2, 3e-2, 8e-2, 8e-2, 8e-2; wrong for Q4_K (3.4 off), and refuses IQ4_NL
     TOLERANCE = {"F32": 6e-2, "F16": 6e-2, "Q8_0": 1e-1, "Q4_0": 1e-1, "Q6_K": 1e-1}
@@ -253,14 +254,15 @@ def test_too_little_memory(big: Path, device: str) -> None:
     assert np.abs(np.array(logits) - Oracle(big).logits(tokens)[-1]).max() < TOLERANCE["F32"]
 
 
-@pytest.mark.skipif(PREFIX != "CUDA" or FAILING_DRIVER is None, reason="only CUDA's failing driver pretends a device, with a size")
+@pytest.mark.skipif(PREFIX not in PRETENDED or FAILING_DRIVER is None, reason="no driver that pretends a device, with a size")
 def test_too_little_memory_on_a_pretended_device(big: Path) -> None:
     """The same without a GPU, as far as that goes: the whole is refused as upstream does, two layers are accepted."""
     assert FAILING_DRIVER is not None
+    assert PLUGIN is not None
     done = python(TOO_BIG, big, json.dumps(prompt(24)), LD_PRELOAD=FAILING_DRIVER, DEVICE_MEMORY="100000000")
     whole, _, plugins = answer(done)
     assert whole == "ValueError"
-    assert plugins == ["cuda"]
+    assert plugins == [PLUGIN.name]
 
 
 def test_cpu_only_never_opens_the_plugin(gguf_file: Models) -> None:
@@ -269,9 +271,10 @@ def test_cpu_only_never_opens_the_plugin(gguf_file: Models) -> None:
         model = load(sys.argv[1], n_gpu_layers=0, n_ctx=1024, n_batch=1024)
         model.eval([1, *range(3, 380)] * 2)
         maps = open("/proc/self/maps").read()
-        print(json.dumps([loaded(), "libvulkan" in maps, "libcuda" in maps]))
+        drivers = [name for name in ("libvulkan", "libcuda", "libamdhip64") if name in maps]
+        print(json.dumps([loaded(), drivers]))
     """
-    assert answer(python(script, gguf_file("F16"))) == [[], False, False]
+    assert answer(python(script, gguf_file("F16"))) == [[], []]
 
 
 def test_import_fork_infer(gguf_file: Models) -> None:
@@ -294,7 +297,8 @@ def test_import_fork_infer(gguf_file: Models) -> None:
 
 def test_without_driver(gguf_file: Models) -> None:
     """The same wheel where there is no driver: the CPU goes on, and the report says so."""
-    nothing = {"VK_ICD_FILENAMES": "/nowhere.json", "VK_DRIVER_FILES": "/nowhere.json", "CUDA_VISIBLE_DEVICES": ""}
+    nothing = {"VK_ICD_FILENAMES": "/nowhere.json", "VK_DRIVER_FILES": "/nowhere.json", "CUDA_VISIBLE_DEVICES": "",
+               "HIP_VISIBLE_DEVICES": ""}  # fmt: skip
     script = "print(json.dumps([generate(sys.argv[1]), generate(sys.argv[1], n_gpu_layers=0)]))"
     with_layers, without = answer(python(script, gguf_file("F32"), **nothing))
     assert with_layers == without
@@ -326,9 +330,9 @@ failing = pytest.mark.skipif(FAILING_DRIVER is None, reason="no driver that fail
 
 @pytest.fixture
 def failing_device(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment in which the device fails on command. CUDA's pretends one; Vulkan's stands before a real driver."""
+    """The environment in which the device fails on command. CUDA's and ROCm's pretend one; Vulkan's stands before a real driver."""
     assert FAILING_DRIVER is not None
-    if PREFIX != "CUDA":
+    if PREFIX not in PRETENDED:
         request.getfixturevalue("device")
     return {"LD_PRELOAD": FAILING_DRIVER}
 
@@ -407,7 +411,7 @@ def test_device_that_cannot_be_made(gguf_file: Models, failing_device: dict[str,
     texts, state, reason, warned = json.loads(done.stdout.splitlines()[-1])
     assert texts[0] == texts[1] == texts[2]
     assert state == "failed"
-    assert {"CUDA": "CUDA error", "Vulkan": "ErrorInitializationFailed"}[PREFIX] in reason
+    assert {"CUDA": "CUDA error", "ROCm": "ROCm error", "Vulkan": "ErrorInitializationFailed"}[PREFIX] in reason
     assert any("they stay on the CPU" in text for text in warned)
 
 

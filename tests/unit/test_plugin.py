@@ -22,7 +22,8 @@ def test_nobody_knows_the_plugin(tmp_path: Path) -> None:
 
 
 def test_rocm(tmp_path: Path) -> None:
-    """A folder laid out as AMD's packages do: too old, incomplete, complete; the matrix's list goes to the compiler."""
+    """A folder laid out as AMD's packages do: too old, incomplete, complete; the matrix's list goes to the compiler. Then one as
+    Debian does, where HIP's own program knows which LLVM is meant."""
     tools = toolchain.find("system", tmp_path, platforms.here())
     home = tmp_path / "rocm"
 
@@ -46,6 +47,17 @@ def test_rocm(tmp_path: Path) -> None:
     assert not found().missing
     assert any(word.startswith("-DAMDGPU_TARGETS=gfx908;gfx90a;") for word in found().cmake)
     assert f"-DCMAKE_HIP_COMPILER={home / 'llvm/bin/clang++'}" in found().cmake
+    home = tmp_path / "usr"
+    lay("share/hip/version", "# made by cmake\nHIP_VERSION_MAJOR=7\nHIP_VERSION_MINOR=2\nHIP_VERSION_PATCH=53211\n")
+    for name in ("hip/hip", "hipblas/hipblas", "rocblas/rocblas"):
+        lay(f"lib/x86_64-linux-gnu/cmake/{name}-config.cmake")
+    lay("lib/llvm-22/bin/clang++")
+    lay("bin/hipconfig", f"#!/bin/sh\necho {home}/lib/llvm-22/bin\n")
+    assert {part.what for part in found().missing} == {"HIP compiler"}
+    (home / "bin/hipconfig").chmod(0o755)
+    assert not found().missing
+    assert found().facts["rocm"] == "7.2"
+    assert f"-DCMAKE_HIP_COMPILER={home / 'lib/llvm-22/bin/clang++'}" in found().cmake
     with pytest.raises(errors.UsageError, match="no ROCm compiler"):
         kits.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", "index"))
 
@@ -218,7 +230,10 @@ def test_architectures_of_one_gpu(cli: Cli, tmp_path: Path) -> None:
     system = {"CC": str(compiler), "CXX": str(compiler)}
     done = cli("build", "vulkan", "--arch", "86", **system)
     assert done.returncode == errors.UsageError.exit_code
-    assert "vulkan has no list of NVIDIA architectures" in done.stdout
+    assert "vulkan has no list of GPU architectures" in done.stdout
+    done = cli("build", "rocm7", "--arch", "1100", **system)
+    assert done.returncode == errors.UsageError.exit_code
+    assert '"1100" is no AMD architecture' in done.stdout
     done = cli("build", "cuda13", "--arch", "8.6", **system)
     assert done.returncode == errors.UsageError.exit_code
     assert 'Write compute capability 8.6 as "86"' in done.stdout
@@ -227,6 +242,9 @@ def test_architectures_of_one_gpu(cli: Cli, tmp_path: Path) -> None:
     done = cli("build", "cuda13", "--arch", "native", PATH=str(nowhere), **system)
     assert done.returncode == errors.UsageError.exit_code
     assert "nvidia-smi shows no GPU" in done.stdout
+    done = cli("build", "rocm7", "--arch", "native", PATH=str(nowhere), **system)
+    assert done.returncode == errors.UsageError.exit_code
+    assert "rocminfo shows no GPU" in done.stdout
 
 
 def test_arm_architectures() -> None:
@@ -252,6 +270,9 @@ def test_narrowed_properties() -> None:
     for platform in ("manylinux_2_28_x86_64", "manylinux_2_28_aarch64"):
         whole = built(variant.table.cuda.compiled(platform), "90", platform)
         assert whole.properties == variant.properties
+    radeon = matrix.load()["rocm7"]
+    described = json.dumps({"toolkit": {"architectures": ["gfx1100"]}}).encode()
+    assert matrix.as_built(radeon, described, ["manylinux_2_35_x86_64"]).properties["amd"]["gfx_arch"] == ["gfx1100"]
 
 
 def test_wheels_of_other_platforms_stay_out(tmp_path: Path) -> None:
