@@ -55,6 +55,7 @@ def find(request: Request) -> Toolkit:
             f"-DGPU_TARGETS={';'.join(table.architectures)}",
             f"-DAMDGPU_TARGETS={';'.join(table.architectures)}",
             "-DGGML_HIP_GRAPHS=ON",
+            "-DCMAKE_HIP_FLAGS=--offload-compress",  # 2.5 times smaller where it is installed, a quarter smaller in the wheel
             *([f"-DCMAKE_HIP_COMPILER_LAUNCHER={request.toolchain.launcher}"] if request.toolchain.launcher else []),
         ),
         {"rocm": version or "unknown", "architectures": table.architectures},

@@ -165,9 +165,12 @@ def test_reload(gguf_file: Models, device: str) -> None:
             free.append(device_memory())
         print(json.dumps([sizes, free]))
     """
-    sizes, free = answer(python(MEMORY + textwrap.dedent(script), gguf_file("F16")))
-    assert sizes[-1] - sizes[9] < 8_000_000, sizes
-    assert free[9] - free[-1] < 8_000_000, free
+    for _ in range(3):  # other processes take memory of the device as well (a CPU's is the machine's); a leak shows every time
+        sizes, free = answer(python(MEMORY + textwrap.dedent(script), gguf_file("F16")))
+        assert sizes[-1] - sizes[9] < 8_000_000, sizes
+        if free[9] - free[-1] < 8_000_000:
+            return
+    pytest.fail(f"the device's free memory shrinks: {free}")
 
 
 @pytest.fixture(scope="session")

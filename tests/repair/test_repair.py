@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from variants import archive, binary, platforms, repair
-from variants.errors import CommandError, ToolchainError, VariantsError
+from variants import archive, binary, index, platforms, repair, verify
+from variants.errors import CommandError, ToolchainError, VariantsError, WheelError
 from variants.platforms import Platform
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
@@ -129,6 +129,27 @@ def test_excluded(tmp_path: Path, link: Link, name: str) -> None:
     assert [path for path in files if "driver" in path] == []
     needed = binary.read(files[f"llama_cpp/lib/{two.name}"]).needed
     assert any(entry.rpartition("/")[2] == driver.name for entry in needed)
+
+
+def test_system_newer_than_auditwheel(tmp_path: Path, link: Link) -> None:
+    """Symbols of a glibc to come: no manylinux tag is true, none is claimed, no index takes the wheel, nothing is grafted."""
+    platform = platforms.PLATFORMS["linux_x86_64"]
+    (tmp_path / "m.c").write_text("double newest(double x) { return x; }\n")
+    (tmp_path / "m.map").write_text("GLIBC_2.99 { global: newest; local: *; };\n")
+    (tmp_path / "two.c").write_text("double newest(double);\ndouble two(double x) { return newest(x); }\n")
+    compiling = [sys.executable, "-m", "ziglang", "cc", "-target", platform.zig, "-shared", "-s"]
+    stub = ["m.c", "-Wl,--version-script=m.map", "-Wl,-soname,libm.so.6", "-o", "libm_to_come.so"]
+    for words in (stub, ["two.c", "-L.", "-lm_to_come", "-Wl,-soname,libtwo.so", "-o", "libtwo.so"]):
+        subprocess.run([*compiling, *words], cwd=tmp_path, check=True)
+    mended = mend(raw(tmp_path, platform, [tmp_path / "libtwo.so"], tag=""))
+    assert mended.name == "llama_cpp_python-9.9.7-py3-none-linux_x86_64.whl"
+    assert list(verify.tag(verify.read(mended))) == []
+    with pytest.raises(WheelError, match="no manylinux tag is true of it"):
+        index.build_index(mended.parent, tmp_path / "site")
+    missing = link(platform, tmp_path / "elsewhere", "missing")
+    wanting = raw(tmp_path, platform, [tmp_path / "libtwo.so", link(platform, tmp_path / "x", "one", calls=(missing,))], tag="")
+    with pytest.raises(CommandError):
+        mend(wanting)
 
 
 @pytest.mark.parametrize("name", NAMES)
