@@ -143,18 +143,33 @@ def _is_open(name: str) -> bool:
     return True
 
 
+def _open_first(places: list[str]) -> str:
+    """Open the first of these libraries that can be opened, else return why the very first cannot."""
+    reason = ""
+    for place in places:
+        try:
+            ctypes.CDLL(place)
+        except OSError as error:
+            reason = reason or str(error)
+        else:
+            return ""
+    return reason
+
+
 def _open_packages(facts: dict[str, Any]) -> str:
     """Open the libraries that other packages bring for a plugin (NVIDIA's), wherever in ``sys.path`` those packages are.
 
-    Returns why the driver's own library is not there, where it is not; then nothing else is opened. The plugin's own RPATH reaches
-    them in the same site-packages only: not from ``--user`` or ``--target`` folders, nor through environments laid over another.
-    What is open already stays the one that is used, and what is nowhere here is left to the system's search (a CUDA toolkit).
+    Returns why a library of the driver's or the system's is not there, where one is not; then nothing else is opened. (ROCm lies in
+    a folder of its own, which the system's search has only where its owner has put it there.)
+
+    The plugin's own RPATH reaches other packages in the same site-packages only: not from ``--user`` or ``--target`` folders, nor
+    through environments laid over another. What is open already stays the one that is used, and what is nowhere here is left to the
+    system's search (a CUDA toolkit).
     """
     for name in facts.get("system", []):
-        try:
-            ctypes.CDLL(name)
-        except OSError as error:
-            return f"{error} (it comes with the GPU's driver)"
+        reason = _open_first([name, *(os.path.join(os.path.expandvars(folder), name) for folder in facts.get("folders", []))])
+        if reason:
+            return "{} (it comes with {})".format(reason, facts.get("brought_by", "the GPU's driver"))
     beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     folders = [pathlib.Path(entry) for entry in dict.fromkeys([beside, *sys.path]) if entry]  # "": the current directory
     for folder, names in facts.get("libraries", {}).items():

@@ -35,11 +35,14 @@ class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508);
     ``libraries``, the libraries that those packages bring, by their folder in site-packages, in the order in which they can be
-    opened; ``system``, libraries of the driver's or the system's. No wheel of ours carries either."""
+    opened; ``system``, libraries of the driver's or the system's, which `brought_by` brings, in the `folders` if the system's
+    loader does not find them (``$NAME`` is a variable of the environment). No wheel of ours carries either."""
 
     requires: list[str] = []
     libraries: dict[str, list[str]] = {}
     system: list[str] = []
+    brought_by: str = "the GPU's driver"
+    folders: list[str] = []
 
     @property
     def foreign(self) -> list[str]:

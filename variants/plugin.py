@@ -113,6 +113,8 @@ def build(
         "core": library.stem.rpartition("-")[2],
         "system": runtime.system,
         "libraries": runtime.libraries,  # llama_cpp/_backends.py opens them where RPATH does not reach
+        "brought_by": runtime.brought_by,
+        "folders": runtime.folders,
         "requires": runtime.requires,
         "toolkit": kit.facts,
     }

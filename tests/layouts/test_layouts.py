@@ -225,6 +225,23 @@ def test_no_driver(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path]) 
     assert not any("cublas" in name for name in found["after"]), "nothing big was opened for nothing"
 
 
+def test_system_libraries_in_a_folder_of_their_own(
+    kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path], tmp_path: Path
+) -> None:
+    """As ROCm's in /opt/rocm/lib: the `folders` of the matrix, with variables, are looked into after the loader's own search."""
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has NVIDIA's driver")
+    site = tmp_path / "site"
+    shutil.copytree(ours, site)
+    description = site / "llama_cpp" / "lib" / "plugin.json"
+    facts = json.loads(description.read_text())
+    description.write_text(json.dumps({**facts, "folders": ["$UNSET/lib", "$OWN"], "brought_by": "ROCm 7"}))
+    found = look(python, folders=[site, nvidia[kit.major]], driver=None, OWN=str(kit.driver))
+    assert no_device(found), found
+    found = look(python, folders=[site, nvidia[kit.major]], driver=None, OWN=str(tmp_path))
+    assert "libcuda.so.1: cannot open shared object file: No such file or directory (it comes with ROCm 7)" in found["reason"]
+
+
 def test_old_driver(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path]) -> None:
     found = look(python, folders=[ours, nvidia[kit.major]], driver=kit.driver, version=OLD)
     assert (found["state"], found["devices"]) == ("loaded", 0)
