@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_toolkit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--toolkit", metavar="WHERE",
-        help="CUDA: `index` (assembled from pinned packages, once), `machine`; ROCm, too: a toolkit's folder (default: docs/gpu.md)",
+        help="CUDA: `index` (assembled from pinned packages, once), `machine`; and ROCm: a toolkit's folder (see docs/gpu.md)",
     )  # fmt: skip
     parser.add_argument(
         "--arch", action="append", default=[], dest="architectures", metavar="ARCH",
