@@ -261,7 +261,7 @@ def failures(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the fast tests: no compiler, no network, below a minute."""
     folder = ours(session, "tests/unit")
-    install(session, "tests")
+    install(session, "compilers", "tests")
     session.run("python", "-m", "pytest", "--numprocesses", "auto", *(session.posargs or [folder]))
 
 
