@@ -5,8 +5,8 @@ Linux: auditwheel. macOS: delocate. Windows: delvewheel.
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from . import archive, assemble, binary, platforms, run
-from .errors import ToolchainError, WheelError
+from .errors import CommandError, ToolchainError, WheelError
 from .platforms import PLATFORMS, Platform
 
 
@@ -68,18 +68,19 @@ def _auditwheel(job: Job) -> Path:
     For another processor or libc than this machine's auditwheel takes no tag by its name, so the lowest must be the promised one.
     """
     raw = _with_musl(job) if job.platform.musl else job.raw
-    asked = job.promised if job.platform == platforms.here() else "auto"
-    if not job.promised and _too_new(raw) and not binary.wanting(archive.contents(raw), job.foreign):
+    asked = job.promised if job.platform == platforms.here() else ""
+    try:
+        repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
+                        "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
+                        remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
+    except CommandError:
+        if job.promised or not _too_new(raw) or binary.wanting(archive.contents(raw), job.foreign):
+            raise
         run.console.print(
             "      this system is newer than every manylinux tag that auditwheel knows: for systems as new as this one"
         )
-        target = job.target_dir / raw.name
-        shutil.copyfile(raw, target)
-        return target
-    repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
-                    "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
-                    remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
-    if job.promised and asked == "auto":
+        return _as_it_is(job)
+    if job.promised and not asked:
         found = sorted(tag.platform for tag in archive.parse_name(repaired)[3])
         if job.promised not in found and _newer(found[-1], job.promised):
             raise WheelError(
@@ -92,8 +93,31 @@ def _auditwheel(job: Job) -> Path:
 
 def _too_new(raw: Path) -> bool:
     """Does auditwheel find no manylinux tag true of the wheel's symbols?"""
-    shown = run.output([sys.executable, "-m", "auditwheel", "show", "--json", raw], env=run.environment())
-    return bool(re.search(r'"sym_tag": "linux_', shown))
+    try:
+        return reported_tag(raw, "sym_tag").startswith("linux_")
+    except ValueError:  # then its own error is the one to show
+        return False
+
+
+def reported_tag(wheel: Path, *keys: str) -> str:
+    """The first of `keys` in auditwheel's report on a wheel (``show --json``): ``sym_tag`` is the lowest true of its symbols alone.
+
+    Raises:
+        ValueError: it has none of them; the text is what auditwheel said.
+    """
+    said = run.output([sys.executable, "-m", "auditwheel", "show", "--json", wheel], env=run.environment())
+    try:
+        report = json.loads(said[said.index("{") :])
+        return next(str(report[key]) for key in keys if key in report)
+    except (ValueError, StopIteration) as error:
+        raise ValueError(said.strip()) from error
+
+
+def _as_it_is(job: Job) -> Path:
+    """The raw wheel, where there is nothing to repair."""
+    target = job.target_dir / job.raw.name
+    shutil.copyfile(job.raw, target)
+    return target
 
 
 def _with_musl(job: Job) -> Path:
@@ -151,9 +175,7 @@ def _delocate(job: Job) -> Path:
     """Wants Apple's tools to graft anything. A wheel that needs nothing but itself and the system is only checked, anywhere."""
     wanting = binary.wanting(archive.contents(job.raw), job.foreign)
     if not wanting:
-        target = job.target_dir / job.raw.name
-        shutil.copyfile(job.raw, target)
-        return target
+        return _as_it_is(job)
     lacking = [tool for tool in _APPLE if not shutil.which(tool, path=run.environment()["PATH"])]
     if lacking:
         rows = "\n".join(f"  {name} needs {', '.join(needs)}" for name, needs in wanting.items())

@@ -33,16 +33,14 @@ def find(request: Request) -> Toolkit:
     assert table is not None
     if request.source == "index":
         raise UsageError("The package index has no ROCm compiler.", "Name a ROCm: `--toolkit FOLDER`, or leave out --toolkit.")
-    homes = list(dict.fromkeys(_homes(request.source)))
-    home = next((home for home in homes if all(_piece(home, what) for what in _PIECES)), homes[0] if homes else None)
+    homes = {home: {what: _piece(home, what) for what in _PIECES} for home in _homes(request.source)}
+    home = next((home for home, pieces in homes.items() if all(pieces.values())), next(iter(homes), None))
+    pieces = homes[home] if home else dict.fromkeys(_PIECES)
     version = _version(home) if home else None
     fits = version if version and version.split(".")[0] == table.rocm.split(".")[0] else None
     wanted = f"{table.rocm} or a newer {table.rocm.split('.')[0]}"
     parts = [Part("ROCm", wanted, fits and f"{fits} ({home})", version or "nothing")]
-    for what in _PIECES:
-        piece = _piece(home, what) if home else None
-        parts.append(Part(what, "of that ROCm", str(piece) if piece else None))
-    compiler = _piece(home, "HIP compiler") if home else None
+    parts += [Part(what, "of that ROCm", str(piece) if piece else None) for what, piece in pieces.items()]
     return Toolkit(
         "hip",
         tuple(parts),
@@ -50,7 +48,7 @@ def find(request: Request) -> Toolkit:
         "or run this in AMD's container rocm/dev, `complete` in its tag),\n"
         "and name it in ROCM_PATH or with --toolkit FOLDER where it is not in AMD's own place.",
         (
-            f"-DCMAKE_HIP_COMPILER={compiler}",
+            f"-DCMAKE_HIP_COMPILER={pieces['HIP compiler']}",
             f"-DCMAKE_PREFIX_PATH={home}",
             f"-DGPU_TARGETS={';'.join(table.architectures)}",
             f"-DAMDGPU_TARGETS={';'.join(table.architectures)}",

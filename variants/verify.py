@@ -19,7 +19,7 @@ from installer.sources import WheelFile
 from packaging.tags import Tag, parse_tag
 from packaging.utils import canonicalize_name
 
-from . import archive, binary, matrix, metadata, platforms, run, source, toolkit
+from . import archive, binary, matrix, metadata, platforms, repair, run, source, toolkit
 from .assemble import CORE
 from .errors import SourceError, WheelError
 from .matrix import DESCRIPTION, Variant
@@ -225,14 +225,12 @@ def _macos_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
 def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
     """auditwheel finds no newer libc than the tag says (PEP 600, PEP 656)."""
     with wheel.as_plain() as path:
-        text = run.output([sys.executable, "-m", "auditwheel", "show", "--json", path], env=run.environment())
-    try:
-        report = json.loads(text[text.index("{") :])
         keys = ("sym_tag",) if _drivers(wheel) else ("overall", "overall_tag", "tag")  # a driver's library is no matter of libc
-        found = next(str(report[key]) for key in keys if key in report)
-    except (ValueError, StopIteration):
-        yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {text.strip()[-300:]}", "Build it again.")
-        return
+        try:
+            found = repair.reported_tag(path, *keys)
+        except ValueError as error:
+            yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {str(error)[-300:]}", "Build it again.")
+            return
     for platform in names:
         if platform.startswith("linux_"):  # true where no manylinux tag is (variants/repair.py); `index` refuses it
             if platforms.libc(found):
