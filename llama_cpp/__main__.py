@@ -24,6 +24,8 @@ _VARIABLES = (
     _backends.OUT_OF_TREE_VARIABLE,
     _backends.LIB_PATH_VARIABLE,
     "MTMD_CPP_LIB",
+    "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
     "LD_LIBRARY_PATH",
     "LD_PRELOAD",
     "CUDA_VISIBLE_DEVICES",
@@ -136,7 +138,12 @@ def report() -> dict[str, Any]:
         "llama_cpp_python": _distribution(),
         "core": _core(state.lib_dir),
         "gpu_plugin": _gpu_plugin(state.lib_dir),
-        "cpu": {"plugin": cpu or ("built in" if state.static else None), "features": _features(ggml)},
+        "cpu": {
+            "plugin": cpu or ("built in" if state.static else None),
+            "features": _features(ggml),
+            "processors": os.cpu_count(),
+            "thread_limit": state.thread_limit(),
+        },
         "devices": _devices(ggml),
         "plugins": [plugin.as_dict() for plugin in state.plugins],
         "unknown_backends": state.unknown_names(),
@@ -163,6 +170,8 @@ def _print(facts: dict[str, Any]) -> None:
     row("llama.cpp", "{} commit {}".format(core.get("llama_cpp_version", "?"), core.get("llama_cpp_commit", "?")))
     row("core", "{} ({})".format(core.get("fingerprint"), core.get("compiler", core.get("error", "?"))))
     row("CPU plugin", "{}: {}".format(facts["cpu"]["plugin"], " ".join(facts["cpu"]["features"])))
+    if facts["cpu"]["thread_limit"]:
+        row("threads", "at most {thread_limit} compute at once; this machine has {processors} processors".format(**facts["cpu"]))
     if facts["gpu_plugin"]:
         tools = facts["gpu_plugin"].get("toolkit", {})
         told = "; ".join("{}: {}".format(k, (", ".join(v) or "none") if isinstance(v, list) else v) for k, v in tools.items())

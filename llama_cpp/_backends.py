@@ -222,6 +222,14 @@ class _Backends:
     def plugins(self) -> list[Plugin]:
         return self.cpu + self.gpu + ([self.out_of_tree] if self.out_of_tree else [])
 
+    def thread_limit(self) -> int | None:
+        """The most threads that compute at once on the CPU (llama_cpp/threads); None in a core that was built without that."""
+        plugin = next((plugin for plugin in self.cpu if plugin.state == LOADED), None)
+        try:
+            return int(ctypes.CDLL(str(plugin.path)).llama_cpp_thread_limit()) if plugin else None
+        except AttributeError:
+            return None
+
     def unknown_names(self) -> list[str]:
         """Names in ``LLAMA_CPP_BACKENDS`` that no plugin of this wheel has."""
         known = {plugin.name for plugin in self.cpu + self.gpu} | {"cpu"}

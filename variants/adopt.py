@@ -10,7 +10,7 @@ from pathlib import Path
 from . import run
 from .core import RULES
 from .errors import SourceError
-from .source import ROOT
+from .source import COMPILED, ROOT
 
 #: What is copied as it is. CMakeLists.txt goes into variants/: upstream has one of its own at the head.
 COPIED = (
@@ -20,7 +20,7 @@ COPIED = (
     "tests/plugins",
     "llama_cpp/_backends.py",
     "llama_cpp/__main__.py",
-    "llama_cpp/guard",
+    *(f"llama_cpp/{name}" for name in COMPILED),
 )
 #: Tables of our pyproject.toml that upstream's gets.
 TABLES = ("variant", "dependency-groups")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import run
 from .errors import CommandError
-from .source import ROOT, TREE, Upstream
+from .source import COMPILED, ROOT, TREE, Upstream
 from .toolchain import Toolchain, configured
 
 #: How everything is compiled.
@@ -34,7 +34,7 @@ def fingerprint(upstream: Upstream, toolchain_name: str, platform: str) -> str:
 
 def _rules() -> list[Path]:
     """Our own files that go into the libraries."""
-    return [RULES, *sorted((ROOT / "llama_cpp" / "guard").glob("*.[ch]pp"))]
+    return [RULES, *(path for name in COMPILED for path in sorted((ROOT / "llama_cpp" / name).iterdir()) if path.is_file())]
 
 
 def definitions(upstream: Upstream, toolchain: Toolchain) -> list[str]:
@@ -78,7 +78,7 @@ def _taking(package: Path) -> list[str]:
 
 
 def _package(build_dir: Path) -> Path:
-    """Where the package is copied to without what is no part of a wheel: the guard's source, what upstream's own build leaves."""
+    """Where the package is copied to without what is no part of a wheel: the source that is compiled, what upstream's own build leaves."""
     return build_dir.parent / "package" / "llama_cpp"
 
 
@@ -113,7 +113,7 @@ def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, bui
     if adopted():
         package = _package(build_dir / "cmake")
         run.remove(package)
-        shutil.copytree(ROOT / "llama_cpp", package, ignore=shutil.ignore_patterns("lib", "guard", "__pycache__"))
+        shutil.copytree(ROOT / "llama_cpp", package, ignore=shutil.ignore_patterns("lib", *COMPILED, "__pycache__"))
     command = wheel_command(upstream, definitions(upstream, toolchain), build_dir / "cmake", target)
     remedy = "Correct what the compiler complains of, then run the same command again."
 

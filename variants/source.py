@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 VENDOR = ROOT / "vendor"
 PIN = VENDOR / "upstream.toml"
 TREE = VENDOR / "llama_cpp_python"
+#: Folders of llama_cpp/ with source of ours that is compiled into the libraries, and is no part of a wheel.
+COMPILED = ("guard", "threads")
 _STAMP = ".unpacked-from-sha256"
 
 # An sdist of llama-cpp-python has about 4,000 files and 220 MB (0.3.36). Ten times that is no longer one.
@@ -352,5 +354,5 @@ def _hostile(archive: Path, why: str) -> SourceError:
 def package_files(tree: Path) -> Iterator[PurePosixPath]:
     """Every file of upstream's Python package, relative to the tree (``llama_cpp/llama.py``)."""
     for path in sorted((tree / "llama_cpp").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and path.relative_to(tree).parts[1] not in ("lib", "guard"):
+        if path.is_file() and "__pycache__" not in path.parts and path.relative_to(tree).parts[1] not in ("lib", *COMPILED):
             yield PurePosixPath(path.relative_to(tree).as_posix())
