@@ -28,7 +28,7 @@ nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-PINS = {"build": ROOT / "variants" / "requirements.txt", "compilers": ROOT / "variants" / "compilers.txt"}
+PINS = {"build": ROOT / "variants" / "pins" / "build.txt", "compilers": ROOT / "variants" / "pins" / "compilers.txt"}
 VARIANTS = [  # those that need nothing but pip; the others by name
     file.stem for file in sorted((ROOT / "variants").glob("*.toml")) if "plugin" not in tomllib.loads(file.read_text())
 ]
@@ -293,13 +293,13 @@ def status(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def pins(session: nox.Session) -> None:
-    """Refresh the pinned tools of the build in variants/*.txt, and the hashes of variants/data/toolkits/*.txt."""
+    """Refresh the pinned tools of the build in variants/pins, and the hashes of variants/backends/*/*.txt."""
     session.install("uv")
     compiling = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate")
     for group, file in PINS.items():
         wanted = ("--upgrade", "--python-version", "3.11", "--group", group)
         session.run(*compiling, *wanted, "--output-file", str(file), *session.posargs)
-    for file in sorted((ROOT / "variants" / "data" / "toolkits").glob("*.txt")):  # their versions belong together: changed by hand
+    for file in sorted((ROOT / "variants" / "backends").glob("*/*.txt")):  # their versions belong together: changed by hand
         session.run(*compiling, "--no-deps", str(file), "--output-file", str(file))
 
 

@@ -12,37 +12,24 @@ from pathlib import Path
 import msgspec
 from rich.markup import escape
 
-from . import (
-    adopt,
-    bench,
-    build,
-    explain,
-    foreign,
-    index,
-    jobs,
-    label,
-    listing,
-    machine,
-    matrix,
-    parts,
-    platforms,
-    repair,
-    run,
-    serve,
-    smoke,
-    source,
-    status,
-    toolchain,
-    verify,
-)  # fmt: skip
+from . import matrix, platforms
+from .choice import explain, listing, machine
+from .compilers import toolchain
 from .errors import DiskError, UsageError, VariantsError
+from .index import index, serve
+from .release import adopt, jobs, parts, pipeline
+from .steps import label, repair, verify
+from .terminal import disk, process
+from .terminal.console import console
+from .trial import bench, foreign, smoke, status
+from .upstream import source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; every failure that a user can mend ends as one screen of text and a code of its own (errors.py)."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    run.terminate_as_exception()
+    process.terminate_as_exception()
     try:
         return int(options.do(options) or 0)
     except VariantsError as error:
@@ -55,17 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(_disk_error(error))
     except KeyboardInterrupt:
         return _interrupted("Interrupted", 130)
-    except run.Terminated:
+    except process.Terminated:
         return _interrupted("Ended by SIGTERM", 143)
 
 
 def _tell(error: VariantsError) -> int:
-    run.console.print(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}")
+    console.print(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}")
     return error.exit_code
 
 
 def _interrupted(what: str, code: int) -> int:
-    run.console.print(f"\n{what}. Nothing unfinished was left in dist/; the same command goes on where this one stopped.")
+    console.print(f"\n{what}. Nothing unfinished was left in dist/; the same command goes on where this one stopped.")
     return code
 
 
@@ -186,10 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     big.add_argument("--size", type=_positive, default=500, metavar="MB", help="of the wheel (default: 500)")
     big.add_argument("--rounds", type=_positive, default=5, metavar="N", help="paired rounds (default: 5)")
-    big.set_defaults(do=lambda given: bench.bench_labels(build.BUILD, given.rounds, given.size) and None)
+    big.set_defaults(do=lambda given: bench.bench_labels(pipeline.BUILD, given.rounds, given.size) and None)
 
     pages = step("index", "Make static index pages in site/ from the wheels in dist/, for any web server.")
-    pages.add_argument("--dist", type=Path, default=build.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
+    pages.add_argument("--dist", type=Path, default=pipeline.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
     pages.add_argument(
         "--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="where the pages go (default: site)"
     )
@@ -241,10 +228,10 @@ def _parser() -> argparse.ArgumentParser:
 
     give = step("adopt", "Put these files into a tree of llama-cpp-python's own, which then builds the same wheels.")
     give.add_argument("tree", type=Path, metavar="TREE", help="a clone of its repository, or an unpacked sdist")
-    give.set_defaults(do=lambda given: run.console.print("\n".join(adopt.adopt(given.tree)), markup=False))
+    give.set_defaults(do=lambda given: console.print("\n".join(adopt.adopt(given.tree)), markup=False))
 
     state = step("status", "Collect the records of the wheels in dist/ and write docs/runs.md: what was built, and what ran where.")
-    state.add_argument("--dist", type=Path, default=build.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
+    state.add_argument("--dist", type=Path, default=pipeline.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
     state.set_defaults(do=_status)
 
     page = step("machines", "Print docs/machines.md: which machine gets which wheel.")
@@ -302,20 +289,20 @@ def _natural(text: str) -> int:
 
 
 def _vendor(options: argparse.Namespace) -> None:
-    with run.locked(build.BUILD):
+    with disk.locked(pipeline.BUILD):
         upstream = source.vendor(options.version)
-    run.console.print(f"{upstream.tree}: llama-cpp-python {upstream.version}, llama.cpp {upstream.commit}")
+    console.print(f"{upstream.tree}: llama-cpp-python {upstream.version}, llama.cpp {upstream.commit}")
 
 
 def _build(options: argparse.Namespace) -> None:
     chosen = _chosen(options.names)
-    build.build_all(chosen, _options(options))
+    pipeline.build_all(chosen, _options(options))
 
 
-def _options(options: argparse.Namespace) -> build.Options:
+def _options(options: argparse.Namespace) -> pipeline.Options:
     """What of the command line the build wants to know."""
-    given = {name: getattr(options, name) for name in build.Options.__struct_fields__ if hasattr(options, name)}
-    return build.Options(**given | {"architectures": tuple(given.get("architectures", ()))})
+    given = {name: getattr(options, name) for name in pipeline.Options.__struct_fields__ if hasattr(options, name)}
+    return pipeline.Options(**given | {"architectures": tuple(given.get("architectures", ()))})
 
 
 def _core(options: argparse.Namespace) -> None:
@@ -348,55 +335,55 @@ def _matrix(options: argparse.Namespace) -> None:
 def _repair(options: argparse.Namespace) -> None:
     target = options.out or options.file.parent / "repaired"
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
-    wheel = repair.repair(options.file, target, epoch, build.BUILD / "logs" / "repair.log", options.exclude)
-    run.console.print(str(wheel), markup=False)
+    wheel = repair.repair(options.file, target, epoch, pipeline.BUILD / "logs" / "repair.log", options.exclude)
+    console.print(str(wheel), markup=False)
 
 
 def _toolchain(options: argparse.Namespace) -> int:
     complete = True
     asked = _options(options)
     for variant in _chosen(options.names):
-        complete &= build.show_toolchain(variant, asked)
+        complete &= pipeline.show_toolchain(variant, asked)
     return 0 if complete else 5
 
 
 def _test(options: argparse.Namespace) -> None:
     for wheel in _wheels(options, options.names):
         for installer in options.installer or smoke.INSTALLERS:
-            smoke.smoke(wheel, installer, build.BUILD, options.python)
+            smoke.smoke(wheel, installer, pipeline.BUILD, options.python)
 
 
 def _foreign(options: argparse.Namespace) -> None:
     own = platforms.here()
     found = options.wheel or [
-        path for path in build.wheels(_chosen(["cpu"]), everywhere=True) if foreign.platform_of(path) not in (own, None)
+        path for path in pipeline.wheels(_chosen(["cpu"]), everywhere=True) if foreign.platform_of(path) not in (own, None)
     ]
     if not found:
         raise UsageError(
             "There is no wheel of another platform in dist/.", "Build one: `nox -s build_variant -- cpu --platform linux_aarch64`."
         )
     for wheel in found:
-        foreign.test(wheel, build.BUILD)
+        foreign.test(wheel, pipeline.BUILD)
 
 
 def _upstream_tests(options: argparse.Namespace) -> None:
     for wheel in _wheels(options):
-        smoke.upstream_tests(wheel, build.BUILD)
+        smoke.upstream_tests(wheel, pipeline.BUILD)
 
 
 def _offload(options: argparse.Namespace) -> None:
     for wheel in _wheels(options, ["vulkan"]):
-        smoke.offload(wheel, build.BUILD)
+        smoke.offload(wheel, pipeline.BUILD)
 
 
 def _old_cpus(options: argparse.Namespace) -> None:
     for wheel in _wheels(options):
-        smoke.old_cpus(wheel, build.BUILD)
+        smoke.old_cpus(wheel, pipeline.BUILD)
 
 
 def _wheels(options: argparse.Namespace, names: Sequence[str] = ()) -> list[Path]:
     """The wheel that was named, or those of the variants in dist/."""
-    return [options.wheel] if options.wheel else build.wheels(_chosen(names), upstream=getattr(options, "upstream", None))
+    return [options.wheel] if options.wheel else pipeline.wheels(_chosen(names), upstream=getattr(options, "upstream", None))
 
 
 def _chosen(names: Sequence[str]) -> list[matrix.Variant]:
@@ -407,20 +394,18 @@ def _chosen(names: Sequence[str]) -> list[matrix.Variant]:
 
 def _bench(options: argparse.Namespace) -> None:
     for wheel in _wheels(options, options.names):
-        bench.bench(wheel, build.BUILD, options.rounds, options.model, options.native)
+        bench.bench(wheel, pipeline.BUILD, options.rounds, options.model, options.native)
 
 
 def _index(options: argparse.Namespace) -> None:
-    with run.locked(build.BUILD):
+    with disk.locked(pipeline.BUILD):
         chosen = index.Options(options.base_url, options.site_url, options.allow_no_fallback)
         files = index.build_index(options.dist, options.site, chosen)
     for file in files:
-        run.console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
-    run.console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
+        console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
+    console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
     if options.base_url and any(file.label for file in files):
-        run.console.print(
-            f"Upload to {options.base_url} all wheels in {options.dist} and {options.dist / 'backends'}.", markup=False
-        )
+        console.print(f"Upload to {options.base_url} all wheels in {options.dist} and {options.dist / 'backends'}.", markup=False)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -428,7 +413,7 @@ def _explain(options: argparse.Namespace) -> int:
     given = {name: value for name, value in facts.items() if value is not None}
     asked = machine.checked(msgspec.convert(given, machine.Machine)) if given else machine.detect()
     site = source.ROOT / "site"
-    where = options.where or str(site if site.is_dir() else build.DIST)
+    where = options.where or str(site if site.is_dir() else pipeline.DIST)
     answer = explain.explain(listing.read(where, options.project), asked, options.installer, options.version)
     if options.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
@@ -439,9 +424,9 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> None:
     for file in status.collect(options.dist):
-        run.console.print(f"{status.KEPT / file.name}", markup=False)
+        console.print(f"{status.KEPT / file.name}", markup=False)
     status.PAGE.write_text(status.markdown(), encoding="utf-8")
-    run.console.print(str(status.PAGE), markup=False)
+    console.print(str(status.PAGE), markup=False)
 
 
 def _label(options: argparse.Namespace) -> None:
@@ -451,11 +436,11 @@ def _label(options: argparse.Namespace) -> None:
             f'{variant.name} has the label "{variant.label}" in {variant.file}, not "{options.label}".',
             "A label stands for what the matrix says: name that one, or change the file.",
         )
-    run.console.print(str(label.label(options.file, variant, options.out or options.file.parent)), markup=False)
+    console.print(str(label.label(options.file, variant, options.out or options.file.parent)), markup=False)
 
 
 def _unlabel(options: argparse.Namespace) -> None:
-    run.console.print(str(label.unlabel(options.file, options.out or options.file.parent, options.local)), markup=False)
+    console.print(str(label.unlabel(options.file, options.out or options.file.parent, options.local)), markup=False)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -467,15 +452,15 @@ def _verify(options: argparse.Namespace) -> int:
     findings = {path: verify.verify(path, upstream) for path in options.files}
     for path, rows in findings.items():
         for row in rows:
-            run.console.print(str(row), markup=False)
+            console.print(str(row), markup=False)
         if not rows:
-            run.console.print(f"{path.name}: nothing wrong", markup=False)
+            console.print(f"{path.name}: nothing wrong", markup=False)
         if about := verify.describe_plugin(path):
-            run.console.print(f"{path.name}: {about}", markup=False)
-    run.console.print(verify.summary(findings))
+            console.print(f"{path.name}: {about}", markup=False)
+    console.print(verify.summary(findings))
     differing = list(verify.same_core(options.files))
     for row in differing:
-        run.console.print(str(row), markup=False)
+        console.print(str(row), markup=False)
     return 7 if any(findings.values()) or differing else 0
 
 

@@ -12,7 +12,7 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from . import metadata
+from .choice import metadata
 from .errors import MatrixError, UsageError
 from .platforms import PLATFORMS
 

@@ -1,4 +1,4 @@
-"""Time one way to handle a wheel, in this process, and print one JSON object. Run in a process of its own by ``variants/bench.py``.
+"""Time one way to handle a wheel, in this process, and print one JSON object. ``variants/trial/bench.py`` runs it.
 
 labelling.py make WHEEL MEGABYTES           a wheel of about this size, of seeded bytes that do not compress much
 labelling.py copy|label|unlabel WHEEL OUT   seconds, and peak memory in bytes
@@ -14,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from variants import archive, label, matrix
+from variants import matrix
+from variants.steps import label
+from variants.wheel import archive
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
 

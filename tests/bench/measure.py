@@ -1,4 +1,4 @@
-"""Measure the installed llama_cpp once and print one JSON object. Run in a process of its own by ``variants/bench.py``.
+"""Measure the installed llama_cpp once and print one JSON object. Run in a process of its own by ``variants/trial/bench.py``.
 
 measure.py speed MODEL THREADS LAYERS PROMPT GENERATE    tokens per second of prompt and generation, peak memory; LAYERS go to
                                                          the GPU (-1: all), and it is an error if there is none

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from variants import build, errors, source
+from variants import errors
+from variants.release import pipeline
+from variants.upstream import source
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = ("vendor", "core", "assemble", "repair", "verify")
@@ -80,8 +82,8 @@ def test_build_in_an_odd_path(checkout: Path) -> None:
     code, out = run(checkout)
     assert code == 0, out
     (wheel,) = wheels(checkout)
-    twin = build.DIST / wheel.name
-    if not twin.exists() or build.stale(twin):
+    twin = pipeline.DIST / wheel.name
+    if not twin.exists() or pipeline.stale(twin):
         pytest.skip("built; but dist/ has no wheel of this source to compare with")
     assert hashlib.sha256(wheel.read_bytes()).hexdigest() == hashlib.sha256(twin.read_bytes()).hexdigest()
 

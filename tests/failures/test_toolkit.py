@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.failures.test_failures import default_interrupt
-from variants import errors, packages, source
+from variants import errors
+from variants.compilers import packages
+from variants.upstream import source
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -68,11 +70,10 @@ def test_interrupted_download(tmp_path: Path, number: signal.Signals) -> None:
 
 def test_another_file_than_the_pinned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that serves something else is refused by the file's hash, and nothing of it is kept."""
-    monkeypatch.setattr(packages, "PINS", tmp_path)
     monkeypatch.setenv("LLAMA_CPP_VARIANTS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "odd.txt").write_text(f"nvidia-cuda-crt==13.0.88 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(errors.CommandError) as caught:
-        packages.install(packages.read("odd", 1), lambda *_: None, tmp_path / "log.txt")
+        packages.install(packages.read(tmp_path / "odd.txt", 1), lambda *_: None, tmp_path / "log.txt")
     assert "HASHES" in caught.value.what.upper()
     assert "--toolkit" in caught.value.remedy
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []

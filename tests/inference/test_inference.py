@@ -46,7 +46,7 @@ def test_installed() -> None:
 
 
 def test_cpu_plugin() -> None:
-    """On an emulated processor, the plugin made for it was chosen (variants/smoke.py sets the name)."""
+    """On an emulated processor, the plugin made for it was chosen (variants/trial/smoke.py sets the name)."""
     expected = os.environ.get("LLAMA_CPP_TEST_PLUGIN")
     if expected is None:
         pytest.skip("no particular CPU plugin is expected on this machine")

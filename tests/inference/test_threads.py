@@ -80,7 +80,7 @@ def test_affinity_mask() -> None:
     assert limit(prefix=("taskset", "-c", str(one))) == 1
 
 
-@pytest.fixture()
+@pytest.fixture
 def half_a_processor() -> Iterator[tuple[str, ...]]:
     """A command that runs another in a control group with half a processor."""
     group = Path(f"/sys/fs/cgroup/cpu/llama-cpp-{os.getpid()}")
@@ -119,8 +119,8 @@ def test_answers_do_not_depend_on_threads(gguf_file: Models) -> None:
             texts.add(model.create_completion("the hat", max_tokens=16, temperature=0.0)["choices"][0]["text"])
         assert len(texts) == 1, texts
     """
-    for environment in ({}, {"OMP_DYNAMIC": "false"}):
-        python(script, gguf_file("Q8_0"), **environment)
+    for dynamic in ("true", "false"):
+        python(script, gguf_file("Q8_0"), OMP_DYNAMIC=dynamic)
 
 
 def test_many_models_at_once(gguf_file: Models) -> None:
@@ -139,8 +139,8 @@ def test_many_models_at_once(gguf_file: Models) -> None:
             assert os.waitpid(child, 0)[1] == 0
         assert len(set(out)) == 1 and out[0], out
     """
-    for environment in ({}, {"OMP_DYNAMIC": "false"}):
-        python(script, gguf_file("Q8_0"), **environment)
+    for dynamic in ("true", "false"):
+        python(script, gguf_file("Q8_0"), OMP_DYNAMIC=dynamic)
 
 
 @linux

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.installers.tools import small_wheels
-from variants import index, serve
+from variants.index import index, serve
 
 
 @pytest.fixture

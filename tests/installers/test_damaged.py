@@ -15,7 +15,7 @@ import pytest
 
 from tests.installers.conftest import serving
 from tests.installers.tools import FEATURE, UV, environment
-from variants import explain, listing, machine, metadata
+from variants.choice import explain, listing, machine, metadata
 
 Json = dict[str, Any]
 Change = Callable[[Json], object]

@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.installers.tools import METADATA, install, wheel
-from variants import archive, index, label, matrix, metadata, records, run, serve
+from variants import matrix
+from variants.choice import metadata
 from variants.errors import UsageError, WheelError
+from variants.index import index, serve
+from variants.steps import label
+from variants.terminal import disk
+from variants.wheel import archive, records
 
 
 @pytest.mark.parametrize("installer", ["uv", "old-uv", "pip", "old-pip"])
@@ -126,7 +131,7 @@ def test_interrupted(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) ->
     index.build_index(dist, site)
     wheel(dist)
     folder = site / "simple" / "llama-cpp-python"
-    original = run.replacing
+    original = disk.replacing
     for stop_at in range(6):
         calls = iter(range(100))
 
@@ -135,7 +140,7 @@ def test_interrupted(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) ->
                 raise KeyboardInterrupt
             return original(path)
 
-        monkeypatch.setattr(run, "replacing", limited)
+        monkeypatch.setattr(disk, "replacing", limited)
         with contextlib.suppress(KeyboardInterrupt):
             index.build_index(dist, site)
         for row in json.loads((folder / "index.json").read_text())["files"]:

@@ -14,8 +14,9 @@ from variantlib.resolver.lib import sort_and_filter_supported_variants
 from variantlib.variants_json import VariantsJson
 
 from tests.installers.tools import ROOT, ROWS, UV, emulate, environment
-from variants import explain, listing, machine, matrix
-from variants.machine import Row
+from variants import matrix
+from variants.choice import explain, listing, machine
+from variants.choice.machine import Row
 
 NEWEST = subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.strip()
 

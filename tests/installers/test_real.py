@@ -20,7 +20,12 @@ import pytest
 
 from tests.installers.conftest import serving
 from tests.installers.tools import FEATURE, ROOT, UV
-from variants import archive, explain, index, label, listing, machine, matrix, source
+from variants import matrix
+from variants.choice import explain, listing, machine
+from variants.index import index
+from variants.steps import label
+from variants.upstream import source
+from variants.wheel import archive
 
 DIST = ROOT / "dist"
 VERSION = source.read_pin().version

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.installers.tools import wheel
-from variants import index, label, matrix
+from variants import matrix
 from variants.errors import WheelError
+from variants.index import index
+from variants.steps import label
 
 MATRIX = {
     "vulkan": '[properties.llama_cpp]\nbackend = ["vulkan"]\n',

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from variants import archive, label, machine, matrix
-from variants.machine import Row
+from variants import matrix
+from variants.choice import machine
+from variants.choice.machine import Row
 from variants.platforms import PLATFORMS
+from variants.steps import label
+from variants.wheel import archive
 
 ROOT = Path(__file__).parent.parent.parent
 UV = str(Path(sys.executable).parent / "uv")

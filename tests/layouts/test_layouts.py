@@ -19,7 +19,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from variants import archive, build, matrix
+from variants import matrix
+from variants.release import pipeline
+from variants.wheel import archive
 
 WHEELS = {variant.name: variant for variant in matrix.load().values() if variant.table.plugin == "cuda"}
 DRIVER = Path(__file__).parent.parent / "plugins" / "cuda_driver.c"
@@ -62,7 +64,7 @@ class Kit(msgspec.Struct, frozen=True):
 @pytest.fixture(scope="module", params=sorted(WHEELS))
 def kit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kit:
     variant = WHEELS[request.param]
-    found = sorted(build.DIST.glob(f"*-{variant.label}.whl"))
+    found = sorted(pipeline.DIST.glob(f"*-{variant.label}.whl"))
     if not found:
         pytest.skip(f"dist/ has no {variant.name} wheel: `nox -s build_variant -- {variant.name} --arch 90` makes one")
     folder = tmp_path_factory.mktemp(variant.name)

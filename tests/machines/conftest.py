@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from variants import run
+from variants.terminal import process
 
 Run = Callable[..., str]
 
@@ -20,7 +20,7 @@ def variants() -> Run:
 
     def call(folder: Path, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
         command = [sys.executable, "-m", "variants", *arguments]
-        done = subprocess.run(command, cwd=folder, env=run.environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=process.environment(), capture_output=True, text=True, check=False)
         assert done.returncode in codes, done.stdout[-3000:] + done.stderr[-1000:]
         return done.stdout
 

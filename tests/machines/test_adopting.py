@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.machines.conftest import Run
-from variants import adopt, archive, assemble, build, matrix, source
+from variants import matrix
 from variants.errors import SourceError
+from variants.release import adopt, pipeline
+from variants.steps import assemble
+from variants.upstream import source
+from variants.wheel import archive
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_same_wheel(tree: Path, variants: Run) -> None:
     """`adopt`, then one command. Compared with the CPU wheel in dist/, which must be of this checkout."""
-    (ours,) = [path for path in build.wheels([matrix.load()["cpu"]]) if "manylinux" in path.name and "x86_64" in path.name]
+    (ours,) = [path for path in pipeline.wheels([matrix.load()["cpu"]]) if "manylinux" in path.name and "x86_64" in path.name]
     adopt.adopt(tree)
     assert adopt.adopt(tree)  # a second time brings it up to date, and doubles nothing
     assert (tree / "pyproject.toml").read_text().count("[dependency-groups]") == 1

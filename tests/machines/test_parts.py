@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.machines.conftest import Run
-from variants import archive, kits, matrix, platforms, source, toolchain, toolkit
+from variants import matrix, platforms
+from variants.backends import registry, toolkit
+from variants.compilers import toolchain
+from variants.upstream import source
+from variants.wheel import archive
 
 HERE = platforms.here()
 
@@ -27,7 +31,7 @@ def clone(folder: Path) -> Path:
 
 def has_vulkan(tmp_path: Path) -> bool:
     tools = toolchain.find("system", tmp_path, HERE, write=False)
-    return not kits.find(toolkit.Request(matrix.load()["vulkan"], tools, source.vendor().tree, HERE.name)).missing
+    return not registry.find(toolkit.Request(matrix.load()["vulkan"], tools, source.vendor().tree, HERE.name)).missing
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_same_bytes(tmp_path: Path, committed: None, variants: Run, name: str) -
 def test_new_llama_cpp(tmp_path: Path, committed: None, variants: Run) -> None:
     """A library or CPU plugin that nobody has looked at stops the build, which names it; what was compiled is kept."""
     folder = clone(tmp_path / "clone")
-    known = folder / "variants" / "data" / "core.toml"
+    known = folder / "variants" / "steps" / "core.toml"
     seen = known.read_text()
     known.write_text(seen.replace('"ggml", ', "").replace('"cpu-x64", ', '"cpu-old", '))
     said = " ".join(variants(folder, "build", "cpu", codes=(7,)).split())
@@ -82,7 +86,7 @@ def test_new_llama_cpp(tmp_path: Path, committed: None, variants: Run) -> None:
         "library ggml: added",
         "CPU plugin cpu-x64: added",
         "CPU plugin cpu-old: dropped",
-        "correct variants/data/core.toml",
+        "correct variants/steps/core.toml",
     ):
         assert row in said
     assert not list((folder / "dist").glob("*"))

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from variants import archive, binary, index, platforms, repair, verify
+from variants import platforms
 from variants.errors import CommandError, ToolchainError, VariantsError, WheelError
+from variants.index import index
 from variants.platforms import Platform
+from variants.steps import repair, verify
+from variants.wheel import archive, binary
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
 METADATA = "Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: 9.9.7\n"

@@ -13,8 +13,13 @@ from cyclonedx.validation.json import JsonStrictValidator
 from installer.sources import WheelFile
 from packaging.requirements import Requirement
 
-from variants import archive, assemble, bench, core, platforms, source, toolchain, upstream_metadata
+from variants import platforms
+from variants.compilers import toolchain
 from variants.errors import WheelError
+from variants.steps import assemble, core
+from variants.trial import bench
+from variants.upstream import metadata_provider, source
+from variants.wheel import archive
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n"
@@ -152,11 +157,11 @@ Description-Content-Type: text/markdown
 
 def test_upstream_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "PKG-INFO").write_text(PKG_INFO, encoding="utf-8")
-    info = upstream_metadata.read(tmp_path)
-    monkeypatch.setattr(upstream_metadata, "read", lambda: info)
+    info = metadata_provider.read(tmp_path)
+    monkeypatch.setattr(metadata_provider, "read", lambda: info)
 
     def get(field: str) -> object:
-        return upstream_metadata.dynamic_metadata(field, {})
+        return metadata_provider.dynamic_metadata(field, {})
 
     assert get("version") == "9.9.7"
     assert get("authors") == [{"name": "A B", "email": "a@example.org"}, {"name": "C", "email": "c@example.org"}]
@@ -176,7 +181,7 @@ def test_upstream_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_upstream_metadata_not_fetched(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="nox -s vendor"):
-        upstream_metadata.read(tmp_path)
+        metadata_provider.read(tmp_path)
 
 
 def test_zig_wrappers(tmp_path: Path) -> None:
@@ -207,7 +212,7 @@ def test_ratio() -> None:
 
 def test_what_llama_cpp_changed() -> None:
     """Added and dropped libraries and CPU plugins by name; only a release that nobody has looked at must be looked at."""
-    known = msgspec.toml.decode((source.ROOT / "variants" / "data" / "core.toml").read_bytes())
+    known = msgspec.toml.decode((source.ROOT / "variants" / "steps" / "core.toml").read_bytes())
     plugins = [f"ggml-{name}" for name in known["plugins"]["linux_x86_64"]]
     same = assemble.Core("0123abcd", "zig", "linux_x86_64", plugins, libraries=known["libraries"])
     assert assemble.changes(same, "99.0") == ([], True)

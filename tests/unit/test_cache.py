@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from variants import cache, platforms, toolchain
+from variants import platforms
+from variants.compilers import cache, toolchain
 
 
 def tools(name: str) -> toolchain.Toolchain:

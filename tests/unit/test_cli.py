@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from variants import archive, errors, platforms
+from variants import errors, platforms
+from variants.wheel import archive
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -43,7 +44,10 @@ def test_dry_run_does_nothing(cli: Cli, checkout: Path) -> None:
 
 def test_broken_epoch() -> None:
     """The function itself: the command line gets this far only with upstream's tree."""
-    script = "from variants import build, source; build._epoch(source.Upstream(None, '', '', 5, '', ''))"
+    script = (
+        "from variants.release import pipeline\nfrom variants.upstream import source\n"
+        "pipeline._epoch(source.Upstream(None, '', '', 5, '', ''))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "now"}
     )
@@ -186,7 +190,10 @@ def test_verify_of_a_missing_file(cli: Cli) -> None:
 
 def test_two_builds_at_once(cli: Cli, checkout: Path) -> None:
     """The second is refused and names the first; a killed holder counts for nothing."""
-    hold = "from variants import run, build; import time\nwith run.locked(build.BUILD):\n print('held', flush=True); time.sleep(60)"
+    hold = (
+        "import time\nfrom variants.release.pipeline import BUILD\nfrom variants.terminal import disk\n"
+        "with disk.locked(BUILD):\n print('held', flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", hold], cwd=checkout, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
@@ -222,8 +229,8 @@ def ended(process: int) -> bool:
 def test_interrupted(checkout: Path, number: signal.Signals, code: int) -> None:
     """A signal ends the running command with all its children, and says that nothing was left half-written."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom variants import __main__ as m, run\n"
-        "m._vendor = lambda options: run.command(['sh', '-c', 'sleep 300 & echo $!; wait'], log=Path('log.txt'))\n"
+        "import sys\nfrom pathlib import Path\nfrom variants import __main__ as m\nfrom variants.terminal import process\n"
+        "m._vendor = lambda options: process.command(['sh', '-c', 'sleep 300 & echo $!; wait'], log=Path('log.txt'))\n"
         "sys.exit(m.main(['vendor']))\n"
     )
     process = subprocess.Popen(

@@ -11,9 +11,12 @@ import pytest
 
 from tests.installers.tools import small_wheels, wheel
 from tests.unit.conftest import Cli
-from variants import explain, index, label, listing, machine, matrix, platforms, providers
+from variants import matrix, platforms
+from variants.choice import explain, listing, machine, providers
+from variants.choice.machine import Machine
 from variants.errors import UsageError
-from variants.machine import Machine
+from variants.index import index
+from variants.steps import label
 
 Judge = Callable[..., explain.Judged]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from variants import jobs, matrix
+from variants import matrix
+from variants.release import jobs
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import pytest
 from installer.sources import WheelFile
 from variantlib.variant_dist_info import VariantDistInfo
 
-from variants import archive, label, matrix, metadata
+from variants import matrix
+from variants.choice import metadata
 from variants.errors import WheelError
+from variants.steps import label
+from variants.wheel import archive
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
 NAME = "llama_cpp_python-9.9.7-py3-none-manylinux_2_17_x86_64.whl"

@@ -10,14 +10,18 @@ import pytest
 
 from tests.installers.tools import wheel
 from tests.unit.conftest import Cli
-from variants import build, cuda, errors, kits, matrix, platforms, source, toolchain, toolkit
+from variants import errors, matrix, platforms
+from variants.backends import cuda, registry, toolkit
+from variants.compilers import toolchain
+from variants.release import pipeline
+from variants.upstream import source
 
 
 def test_nobody_knows_the_plugin(tmp_path: Path) -> None:
     text = 'summary = "x"\nplatforms = ["linux_x86_64"]\nplugin = "zdnn"\n[smoke]\ndevice = "X"\n'
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(errors.UsageError, match="x cannot be built yet: it wants ggml's plugin `zdnn`") as caught:
-        build.check(matrix.read(tmp_path / "x.toml"), platforms.here(), build.Options())
+        pipeline.check(matrix.read(tmp_path / "x.toml"), platforms.here(), pipeline.Options())
     assert "Plugins that can be built: cuda, hip, metal, openvino, vulkan" in caught.value.remedy
 
 
@@ -28,7 +32,7 @@ def test_rocm(tmp_path: Path) -> None:
     home = tmp_path / "rocm"
 
     def found() -> toolkit.Toolkit:
-        return kits.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", str(home)))
+        return registry.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", str(home)))
 
     def lay(name: str, text: str = "") -> None:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +63,7 @@ def test_rocm(tmp_path: Path) -> None:
     assert found().facts["rocm"] == "7.2"
     assert f"-DCMAKE_HIP_COMPILER={home / 'lib/llvm-22/bin/clang++'}" in found().cmake
     with pytest.raises(errors.UsageError, match="no ROCm compiler"):
-        kits.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", "index"))
+        registry.find(toolkit.Request(matrix.load()["rocm7"], tools, tmp_path, "linux_x86_64", "index"))
 
 
 def test_zig_is_refused_for_a_plugin(cli: Cli) -> None:
@@ -100,7 +104,7 @@ def _compiler(folder: Path, version: str = "12.2.0") -> Path:
 def test_missing_toolkit(system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One error with every part, what was found of it, and the command that brings the rest."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    kit = kits.find(_request("vulkan", system, tmp_path))
+    kit = registry.find(_request("vulkan", system, tmp_path))
     assert {part.what for part in kit.missing} >= {"glslc", "Vulkan headers", "SPIR-V headers"}
     with pytest.raises(errors.ToolchainError) as caught:
         toolkit.require(kit)
@@ -122,7 +126,7 @@ def test_shader_features(system: toolchain.Toolchain, tmp_path: Path, monkeypatc
     tests.mkdir(parents=True)
     for name in ("coopmat", "integer_dot"):
         (tests / f"{name}.comp").touch()
-    kit = kits.find(_request("vulkan", system, tmp_path))
+    kit = registry.find(_request("vulkan", system, tmp_path))
     assert kit.facts == {"glslc": "v2023.2", "shader_features": ["integer_dot"]}
     assert str(glslc) in str(kit.parts[0].found)
 
@@ -161,7 +165,7 @@ def test_toolkit_of_the_machine(bare: None, system: toolchain.Toolchain, tmp_pat
     monkeypatch.setenv("CUDA_HOME", str(_toolkit(tmp_path / "home", "13.0.88", ALL)))
     _toolkit(tmp_path / "path", "11.8.89", "50 61 70 75 80 86 89 90")
     good = _toolkit(tmp_path / "usr" / "local" / "cuda-12.9", "12.9.86", ALL)
-    kit = toolkit.require(kits.find(_request("cuda12", system, tmp_path)))
+    kit = toolkit.require(registry.find(_request("cuda12", system, tmp_path)))
     assert f"-DCMAKE_CUDA_COMPILER={good}/bin/nvcc" in kit.cmake
     assert (
         "-DCMAKE_CUDA_ARCHITECTURES=61-real;70-real;75-real;80-real;86-real;89-real;90-real;100-real;120-real;90-virtual"
@@ -174,7 +178,7 @@ def test_no_fitting_toolkit(bare: None, system: toolchain.Toolchain, tmp_path: P
     """What was found, where it was looked for, and what to install."""
     _toolkit(tmp_path / "path", "11.8.89", "50 90")
     with pytest.raises(errors.ToolchainError) as caught:
-        toolkit.require(kits.find(_request("cuda12", system, tmp_path, "machine")))
+        toolkit.require(registry.find(_request("cuda12", system, tmp_path, "machine")))
     assert "wanted >=12.4,<13, found 11.8.89" in caught.value.what
     assert str(tmp_path / "path" / "bin" / "nvcc") in caught.value.what
     assert "--toolkit /usr/local/cuda-12.9" in caught.value.remedy
@@ -183,7 +187,7 @@ def test_no_fitting_toolkit(bare: None, system: toolchain.Toolchain, tmp_path: P
 def test_named_toolkit(bare: None, system: toolchain.Toolchain, tmp_path: Path) -> None:
     """A folder that the user names is the only one that is looked at."""
     _toolkit(tmp_path / "path", "13.0.88", ALL)
-    kit = kits.find(_request("cuda13", system, tmp_path, str(tmp_path / "nowhere")))
+    kit = registry.find(_request("cuda13", system, tmp_path, str(tmp_path / "nowhere")))
     assert [part.what for part in kit.missing] == ["nvcc"]
     assert f"nothing in {tmp_path / 'nowhere'}" in kit.missing[0].seen
 
@@ -192,11 +196,11 @@ def test_nvcc_too_old_for_an_architecture(bare: None, system: toolchain.Toolchai
     _toolkit(tmp_path / "path", "12.4.131", "50 61 70 75 80 86 89 90")
     request = _request("cuda12", system, tmp_path, "machine")
     with pytest.raises(errors.ToolchainError) as caught:
-        toolkit.require(kits.find(request))
+        toolkit.require(registry.find(request))
     assert "nvcc 12.4.131, which does not know 100, 120" in caught.value.what
     assert "--arch native" in caught.value.remedy
     own = toolkit.Request(matrix.narrowed(request.variant, ["86"]), system, tmp_path, "linux_x86_64", "machine")
-    assert "-DCMAKE_CUDA_ARCHITECTURES=86-real" in toolkit.require(kits.find(own)).cmake
+    assert "-DCMAKE_CUDA_ARCHITECTURES=86-real" in toolkit.require(registry.find(own)).cmake
 
 
 def test_host_compiler_too_new(bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +209,9 @@ def test_host_compiler_too_new(bare: None, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CXX", str(compiler))
     _toolkit(tmp_path / "path", "12.9.86", ALL, newest_gcc=14)
     with pytest.raises(errors.ToolchainError) as caught:
-        toolkit.require(kits.find(_request("cuda12", toolchain.find("system", tmp_path, platforms.here()), tmp_path, "machine")))
+        toolkit.require(
+            registry.find(_request("cuda12", toolchain.find("system", tmp_path, platforms.here()), tmp_path, "machine"))
+        )
     assert "host compiler: wanted gcc 14 or older, found gcc 16.1.0, too new for this nvcc" in caught.value.what
     assert "CC=gcc-13" in caught.value.remedy
 
@@ -215,14 +221,14 @@ def test_where_a_toolkit_comes_from(
 ) -> None:
     """CUDA 13 from the index unless a machine's is asked for; CUDA 12 from the machine, else with clang."""
     monkeypatch.setenv("LLAMA_CPP_VARIANTS_CACHE", str(tmp_path / "cache"))
-    assert "to be assembled once" in str(kits.find(_request("cuda13", system, tmp_path)).parts[0].found)
-    assert "of zig" in str(kits.find(_request("cuda12", system, tmp_path)).parts[0].found)
+    assert "to be assembled once" in str(registry.find(_request("cuda13", system, tmp_path)).parts[0].found)
+    assert "of zig" in str(registry.find(_request("cuda12", system, tmp_path)).parts[0].found)
     _toolkit(tmp_path / "usr" / "local" / "cuda-13.0", "13.0.88", "75 80 86 89 90 100 110 120 121")
-    assert kits.find(_request("cuda13", system, tmp_path, "machine")).facts["compiler"] == "nvcc 13.0.88"
-    assert "to be assembled once" in str(kits.find(_request("cuda13", system, tmp_path)).parts[0].found)
+    assert registry.find(_request("cuda13", system, tmp_path, "machine")).facts["compiler"] == "nvcc 13.0.88"
+    assert "to be assembled once" in str(registry.find(_request("cuda13", system, tmp_path)).parts[0].found)
     _toolkit(tmp_path / "usr" / "local" / "cuda-12.8", "12.8.93", ALL)
-    assert kits.find(_request("cuda12", system, tmp_path)).facts["compiler"] == "nvcc 12.8.93"
-    assert "of zig" in str(kits.find(_request("cuda12", system, tmp_path, "index")).parts[0].found)
+    assert registry.find(_request("cuda12", system, tmp_path)).facts["compiler"] == "nvcc 12.8.93"
+    assert "of zig" in str(registry.find(_request("cuda12", system, tmp_path, "index")).parts[0].found)
 
 
 def test_architectures_of_one_gpu(cli: Cli, tmp_path: Path) -> None:
@@ -280,14 +286,14 @@ def test_wheels_of_other_platforms_stay_out(tmp_path: Path) -> None:
     wheel(tmp_path, source.read_pin().version, "win_amd64")
     cpu = [matrix.load()["cpu"]]
     with pytest.raises(errors.UsageError, match="There is no cpu wheel"):
-        build.wheels(cpu, tmp_path)
+        pipeline.wheels(cpu, tmp_path)
     with pytest.raises(errors.UsageError, match=r"win_amd64\.whl is stale"):
-        build.wheels(cpu, tmp_path, everywhere=True)
+        pipeline.wheels(cpu, tmp_path, everywhere=True)
 
 
 def test_wheels_of_another_release(tmp_path: Path) -> None:
     """`test_variant -- cpu --upstream 0.3.20` takes that release's, not the pinned one's, and says how it is built."""
     wheel(tmp_path, source.read_pin().version)
     with pytest.raises(errors.UsageError, match=r"no cpu wheel of 0\.3\.20") as caught:
-        build.wheels([matrix.load()["cpu"]], tmp_path, upstream="0.3.20")
+        pipeline.wheels([matrix.load()["cpu"]], tmp_path, upstream="0.3.20")
     assert "nox -s build_variant -- cpu --upstream 0.3.20" in caught.value.remedy

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from variants import run
 from variants.errors import CommandError, OutOfMemoryError
+from variants.terminal import disk, process
+from variants.terminal.console import duration
 
 
 def test_failed_command(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ def test_failed_command(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "x.log"
     script = "echo no''ise; echo 'FAILED: a.o'; echo 'a.c:1: error: no'; exit 3"
     with pytest.raises(CommandError) as caught:
-        run.command(["sh", "-c", script], log=log, remedy="Correct it.")
+        process.command(["sh", "-c", script], log=log, remedy="Correct it.")
     assert "exited with 3" in caught.value.what
     assert "a.c:1: error: no" in caught.value.what
     assert "noise" not in caught.value.what
@@ -35,40 +36,40 @@ def test_failed_command(tmp_path: Path) -> None:
 )
 def test_remedies(tmp_path: Path, script: str, remedy: str) -> None:
     with pytest.raises(CommandError) as caught:
-        run.command(["sh", "-c", script], log=tmp_path / "log", remedy="other")
+        process.command(["sh", "-c", script], log=tmp_path / "log", remedy="other")
     assert remedy in caught.value.remedy
 
 
 def test_missing_command(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="could not be started"):
-        run.command(["/no/such/program"], log=tmp_path / "log")
-    assert run.output(["/no/such/program"]) == ""
+        process.command(["/no/such/program"], log=tmp_path / "log")
+    assert process.output(["/no/such/program"]) == ""
 
 
 def test_unchecked_command(tmp_path: Path) -> None:
-    assert run.command(["sh", "-c", "exit 4"], log=tmp_path / "log", check=False) == 4
+    assert process.command(["sh", "-c", "exit 4"], log=tmp_path / "log", check=False) == 4
 
 
 def test_log_on_a_full_disk() -> None:
     """/dev/full is a file on a disk that is always full."""
     with pytest.raises(OSError, match="No space left"):
-        run.command(["sh", "-c", "echo x"], log=Path("/dev/full"))
+        process.command(["sh", "-c", "echo x"], log=Path("/dev/full"))
 
 
 def test_replacing(tmp_path: Path) -> None:
     """The old file stays until the new one is whole, and nothing else is left behind."""
     path = tmp_path / "deep" / "x.whl"
-    with run.replacing(path) as part:
+    with disk.replacing(path) as part:
         part.write_text("one")
         assert not path.exists()
     assert path.read_text() == "one"
 
     def fail() -> None:
-        with run.replacing(path) as part:
+        with disk.replacing(path) as part:
             part.write_text("half")
-            raise run.Terminated
+            raise process.Terminated
 
-    with pytest.raises(run.Terminated):
+    with pytest.raises(process.Terminated):
         fail()
     assert path.read_text() == "one"
     assert os.listdir(path.parent) == ["x.whl"]
@@ -78,18 +79,18 @@ def test_leftovers(tmp_path: Path) -> None:
     (tmp_path / ".x.whl.1.part").write_text("")
     (tmp_path / ".tree.1.part").mkdir()
     (tmp_path / "kept.whl").write_text("")
-    run.remove_leftovers(tmp_path)
+    disk.remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["kept.whl"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.44, "0.4 s"), (59, "59 s"), (543.2, "9 min 03 s")])
 def test_duration(seconds: float, text: str) -> None:
-    assert run.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_environment_has_our_tools_first() -> None:
-    assert run.environment(X="1")["X"] == "1"
-    assert run.environment()["PATH"].split(os.pathsep)[0].endswith("bin")
+    assert process.environment(X="1")["X"] == "1"
+    assert process.environment()["PATH"].split(os.pathsep)[0].endswith("bin")
 
 
 def test_fewer_jobs_when_memory_runs_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,14 +102,14 @@ def test_fewer_jobs_when_memory_runs_out(tmp_path: Path, capsys: pytest.CaptureF
 
     def compiling(jobs: int) -> None:
         tried.append(jobs)
-        run.command([script, str(jobs)], log=tmp_path / "log.txt")
+        process.command([script, str(jobs)], log=tmp_path / "log.txt")
 
-    run.with_fewer_jobs(8, compiling)
+    process.with_fewer_jobs(8, compiling)
     assert tried == [8, 4, 2]
     assert "out of memory: going on with 4 jobs at a time" in capsys.readouterr().out
     script.write_text('#!/bin/sh\necho "virtual memory exhausted: Cannot allocate memory"; exit 1\n')
     with pytest.raises(OutOfMemoryError) as caught:
-        run.with_fewer_jobs(1, compiling)
+        process.with_fewer_jobs(1, compiling)
     assert "--jobs 1" in caught.value.remedy
 
 
@@ -117,8 +118,8 @@ def test_other_failures_are_not_tried_again(tmp_path: Path) -> None:
 
     def compiling(jobs: int) -> None:
         tried.append(jobs)
-        run.command(["sh", "-c", "echo error: no member named x; exit 1"], log=tmp_path / "log.txt")
+        process.command(["sh", "-c", "echo error: no member named x; exit 1"], log=tmp_path / "log.txt")
 
     with pytest.raises(CommandError):
-        run.with_fewer_jobs(8, compiling)
+        process.with_fewer_jobs(8, compiling)
     assert tried == [8]

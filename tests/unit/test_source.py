@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from variants import run, source
 from variants.errors import SourceError
+from variants.terminal import process
+from variants.upstream import source
 
 Member = tuple[str, bytes]
 PYPROJECT = b"""[build-system]
@@ -93,7 +94,7 @@ def test_fetch_once_then_work_offline(vendor_dir: Path, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> int:
         raise AssertionError("a second run does nothing")
 
-    monkeypatch.setattr(run, "command", fail)
+    monkeypatch.setattr(process, "command", fail)
     monkeypatch.setattr(source, "unpack", fail)
     assert source.vendor(vendor_dir=vendor_dir) == upstream
 

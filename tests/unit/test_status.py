@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from variants import records, status
+from variants.trial import status
+from variants.wheel import records
 
 
 def test_the_page_is_generated() -> None:

@@ -16,8 +16,11 @@ import pytest
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 
-from variants import archive, binary, label, matrix, source, verify
+from variants import matrix
 from variants.errors import WheelError
+from variants.steps import label, verify
+from variants.upstream import source
+from variants.wheel import archive, binary
 
 NAME = "llama_cpp_python-9.9.7-py3-none-manylinux_2_34_x86_64.whl"
 INFO = "llama_cpp_python-9.9.7.dist-info"

@@ -1,0 +1,310 @@
+"""The toolkit of ggml's CUDA plugin: nvcc with its headers and libraries, from the package index or from this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from ...compilers import packages
+from ...errors import ToolchainError
+from ...matrix import Cuda
+from ...terminal import process
+from ...terminal.console import console
+from ..toolkit import Part, Request, Toolkit
+
+#: Number of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
+_RECIPE = 1
+_USUAL = (Path("/usr/local"), Path("/opt"))  # where NVIDIA's installers and distributions put a toolkit
+_NVCC = "nvidia-cuda-nvcc"  # on the index, nvcc itself comes with CUDA 13 and newer
+_PTXAS = "nvidia-cuda-nvcc-cu12"  # that of CUDA 12 has ptxas and headers, but no compiler
+
+
+def find(request: Request) -> Toolkit:
+    """The toolkit that the user named; else the assembled one where the index has nvcc, else one of this machine, else clang.
+
+    Raises:
+        ToolchainError: the index has nothing for this variant, and the user wants it from there.
+    """
+    table = request.variant.table.cuda
+    assert table is not None  # the matrix refuses the plugin without the table
+    assembled = _assembled(request)
+    if assembled is None:
+        if request.source == "index":
+            raise ToolchainError(
+                f"The package index has no toolkit for {request.variant.name}.",
+                "Leave out --toolkit, or name the folder of a CUDA toolkit.",
+            )
+        return _from_machine(request, table)
+    whole = _NVCC in assembled.versions
+    if request.source == "index" or (request.source is None and whole):
+        return _nvcc_from_index(request, table, assembled) if whole else _clang_from_index(request, table, assembled)
+    found = _from_machine(request, table)
+    if request.source is None and found.parts[0].found is None:
+        return _clang_from_index(request, table, assembled)
+    return found
+
+
+# -- the package index ------------------------------------------------------------------------------------------------------
+
+
+def _assembled(request: Request) -> packages.Packages | None:
+    """The pinned packages of this variant's toolkit, where there are any."""
+    pins = _pins(request)
+    return packages.read(pins, _RECIPE) if pins.is_file() else None
+
+
+def _pins(request: Request) -> Path:
+    """Where the packages of this variant's toolkit are pinned."""
+    return Path(__file__).parent / f"{request.variant.name}.txt"
+
+
+def _nvcc_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:
+    version = wanted.versions[_NVCC]
+    what = f"{len(wanted.versions)} packages of the index"
+    if not _assemble(request, wanted, version, _finish_nvcc):
+        return Toolkit("cuda", (Part("nvcc", table.nvcc, _to_come(wanted, version)),), "")
+    home = next(wanted.folder.glob("nvidia/cu*"))
+    return _kit(request, table, home, version, f"{version} of {what} ({home})")
+
+
+def _to_come(wanted: packages.Packages, version: str) -> str:
+    return f"{version}, to be assembled once from {len(wanted.versions)} packages (0.5 GB to fetch) in {wanted.folder}"
+
+
+def _assemble(
+    request: Request, wanted: packages.Packages, version: str, finish: Callable[[Request, Path, Path, Path], None]
+) -> bool:
+    """Is the toolkit there? Fetches it where the request allows that."""
+    if not wanted.there and request.fetch:
+        console.print(f"      CUDA {_to_come(wanted, version)}", markup=False)
+        packages.install(wanted, functools.partial(finish, request), request.log)
+    return wanted.there
+
+
+def _finish_nvcc(request: Request, site: Path, prefix: Path, folder: Path) -> None:
+    """Complete what the packages of CUDA 13 leave out: the names that a linker looks for, and a libcuda to link with."""
+    (site / "nvidia").rename(folder / "nvidia")
+    home = next(folder.glob("nvidia/cu*"))
+    (home / "lib64").symlink_to("lib")
+    _link_names(home / "lib")
+    _driver_stub(home / "include", home / "lib" / "stubs", request)
+
+
+def _link_names(folder: Path) -> None:
+    for name in ("cudart", "cublas", "cublasLt"):
+        library = next(folder.glob(f"lib{name}.so.*"))
+        (folder / f"lib{name}.so").symlink_to(library.name)
+
+
+def _driver_stub(include: Path, target: Path, request: Request) -> None:
+    """Write `target`/libcuda.so: the driver's functions by name, from `include`/cuda.h, to link with and never to ship.
+
+    Raises:
+        ToolchainError: the compiler cannot make it.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    text = process.output([request.toolchain.cxx, "-x", "c", "-E", "-P", "-I", include, include / "cuda.h"])
+    names = sorted(set(re.findall(r"\bCUresult\s+(cu\w+)\s*\(", text)))
+    source, library = target / "libcuda.c", target / "libcuda.so"
+    source.write_text("".join(f"int {name}(void) {{ return 100; }} /* CUDA_ERROR_NO_DEVICE */\n" for name in names))
+    said = process.output([request.toolchain.cxx, "-x", "c", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", source, "-o", library])
+    if not names or not library.exists():
+        raise ToolchainError(f"No stub of libcuda could be made from {include / 'cuda.h'}: {said[-500:]}", "Is the compiler whole?")
+
+
+def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:
+    """clang (the one inside zig) as the CUDA compiler, with NVIDIA's headers, ptxas and fat binary library of CUDA 12."""
+    version = wanted.versions[_PTXAS]
+    made = f"of zig {wanted.versions['ziglang']} with ptxas {version}; experimental: its kernels have never run"
+    if not _assemble(request, wanted, version, _finish_clang):
+        return Toolkit("cuda", (Part("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
+    home = wanted.folder / "cuda"
+    known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
+    host = request.toolchain.name
+    gcc = Path(process.output([request.toolchain.cxx, "-print-libgcc-file-name"]).strip()).parent
+    flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
+    parts = (
+        Part("clang", table.nvcc, f"{made} ({wanted.folder})"),
+        _architectures(request, table, known, f"ptxas {version}"),
+        Part("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
+    )
+    return Toolkit(
+        "cuda",
+        parts,
+        "Take a toolkit with a newer nvcc (--toolkit FOLDER), build for your own GPU alone (`--arch native`), or install g++.",
+        (
+            *_cmake(request, table, home, wanted.folder / "bin" / "clang++"),
+            f"-DCMAKE_CUDA_FLAGS={flags}",
+            "-DGGML_ALL_WARNINGS=OFF",
+        ),
+        _facts(request, table, f"clang {made}"),
+        home,
+        wanted.folder.name,
+    )
+
+
+def _finish_clang(request: Request, site: Path, prefix: Path, folder: Path) -> None:
+    """Put together what clang and CMake take for a CUDA 12 toolkit, and wrap clang so that it takes the flags ggml has for nvcc."""
+    home, nvidia = folder / "cuda", site / "nvidia"
+    for name in ("bin", "lib64/stubs"):
+        (home / name).mkdir(parents=True)
+    for part in ("cuda_nvcc", "cuda_runtime", "cuda_cccl", "cublas"):
+        shutil.copytree(nvidia / part / "include", home / "include", dirs_exist_ok=True)
+    (home / "include" / "curand_mtgp32_kernel.h").touch()  # clang's own headers include it; cuRAND is not used
+    (nvidia / "cuda_nvcc" / "bin" / "ptxas").rename(home / "bin" / "ptxas")
+    (nvidia / "cuda_nvcc" / "nvvm").rename(home / "nvvm")
+    for library in (nvidia / "nvfatbin" / "lib", nvidia / "cuda_runtime" / "lib", nvidia / "cublas" / "lib"):
+        for file in library.glob("lib*.so.*"):
+            file.rename(home / "lib64" / file.name)
+    _link_names(home / "lib64")
+    (home / "lib64" / "libcudadevrt.a").write_bytes(b"!<arch>\n")  # CMake's test program names it, and needs nothing of it
+    _driver_stub(home / "include", home / "lib64" / "stubs", request)
+    (site / "ziglang").rename(folder / "ziglang")
+    shutil.copytree(next(prefix.glob("lib*/clang/*/include")), folder / "clang" / "include")
+    shutil.copytree(_pins(request).with_suffix(""), folder, dirs_exist_ok=True)  # programs of ours
+    wanted = packages.read(_pins(request), _RECIPE)
+    (home / "version").write_text(f"{wanted.versions[_PTXAS]}\n")
+    with (folder / "bin" / "clang++").open("a", encoding="utf-8") as script:  # compiler caches know a compiler by its file
+        script.write(f"# {wanted.folder.name}\n")
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------------
+
+
+def _from_machine(request: Request, table: Cuda) -> Toolkit:
+    named = request.source if request.source not in (None, "machine") else None
+    fits = SpecifierSet(table.nvcc)
+    seen: list[str] = []
+    incomplete: list[Toolkit] = []
+    for nvcc in _candidates(named):
+        version = _version(nvcc)
+        if version and version in fits:
+            kit = _kit(request, table, _home(nvcc), version, f"{version} ({nvcc})")
+            if not kit.missing:
+                return kit
+            incomplete.append(kit)
+        seen.append(f"{version or 'unreadable'} ({nvcc})")
+    if incomplete:
+        return incomplete[0]
+    where = named or f"CUDA_HOME, CUDA_PATH, PATH, {', '.join(f'{usual}/cuda*' for usual in _USUAL)}"
+    part = Part("nvcc", table.nvcc, None, f"{', '.join(seen) or 'nothing'} in {where}")
+    return Toolkit("cuda", (part,), _remedy(request))
+
+
+def _remedy(request: Request) -> str:
+    wanted = request.variant.table.cuda.nvcc if request.variant.table.cuda else ""
+    return (
+        f"Install CUDA {wanted} beside what is there (NVIDIA's package `cuda-toolkit-12-9`, say; the driver may stay),\n"
+        "and name its folder: `--toolkit /usr/local/cuda-12.9`, or CUDA_HOME."
+    )
+
+
+def _candidates(named: str | None) -> Iterator[Path]:
+    """Every nvcc of this machine, the likeliest first; of the folder `named` alone, where the user gives one."""
+    if named is not None:
+        folders = [Path(named)]
+    else:
+        folders = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+        on_path = shutil.which("nvcc")
+        folders += [Path(on_path).parent.parent] if on_path else []
+        folders += [folder for usual in _USUAL for folder in sorted(usual.glob("cuda*"), reverse=True)]
+    seen = set()
+    for folder in folders:
+        nvcc = folder / "bin" / "nvcc"
+        if nvcc.is_file() and nvcc.resolve() not in seen:
+            seen.add(nvcc.resolve())
+            yield nvcc
+
+
+def _home(nvcc: Path) -> Path:
+    """The toolkit's folder, as nvcc itself has it: what is on PATH may be a wrapper or a link."""
+    top = re.search(r"TOP=(\S+)", process.output([nvcc, "--dryrun", "-x", "cu", os.devnull]))
+    return Path(top[1]).resolve() if top else nvcc.resolve().parent.parent
+
+
+def _version(nvcc: Path) -> str | None:
+    """As in ``12.8.93``, or None where it does not say."""
+    found = re.search(r"release [\d.]+, V([\d.]+)", process.output([nvcc, "--version"]))
+    return found[1] if found else None
+
+
+# -- either -----------------------------------------------------------------------------------------------------------------
+
+
+def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) -> Toolkit:
+    """A toolkit around `home`/bin/nvcc, checked against what the variant wants of it."""
+    nvcc = home / "bin" / "nvcc"
+    known = set(re.findall(r"compute_(\d+)", process.output([nvcc, "--list-gpu-arch"])))
+    host, limit = _host(request, home)
+    parts = (
+        Part("nvcc", table.nvcc, found),
+        _architectures(request, table, known, f"nvcc {version}"),
+        Part("host compiler", limit or "any", host if host else None, f"{request.toolchain.name}, too new for this nvcc"),
+        Part("cuBLAS", "headers and library", _first(home, "include/cublas_v2.h", "targets/*/include/cublas_v2.h")),
+        Part("libcuda", "a stub to link with", _first(home, "lib*/stubs/libcuda.so", "targets/*/lib/stubs/libcuda.so")),
+    )
+    remedies = []
+    if parts[1].found is None:
+        remedies.append(
+            "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
+        )
+    if not host:
+        remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
+    if absent := [part.what for part in parts[3:] if part.found is None]:
+        names = "`libcublas-dev` and `cuda-driver-dev` of its version"
+        remedies.append(f"{home} lacks {' and '.join(absent)}: install NVIDIA's packages {names}, or name a whole toolkit.")
+    return Toolkit(
+        "cuda",
+        parts,
+        "\n".join(remedies),
+        _cmake(request, table, home, nvcc),
+        _facts(request, table, f"nvcc {version}"),
+        home,
+        f"nvcc {version} {home}",
+    )
+
+
+def _facts(request: Request, table: Cuda, compiler: str) -> dict[str, str | list[str]]:
+    return {"compiler": compiler, "architectures": table.compiled(request.platform), "ptx": table.ptx or "none"}
+
+
+def _architectures(request: Request, table: Cuda, known: set[str], compiler: str) -> Part:
+    architectures = table.compiled(request.platform)
+    lacking = [one for one in [*architectures, *([table.ptx] if table.ptx else [])] if one not in known]
+    wanted = f"{', '.join(architectures)}; PTX {table.ptx or 'none'}"
+    return Part("architectures", wanted, None if lacking else "all known", f"{compiler}, which does not know {', '.join(lacking)}")
+
+
+def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[str, ...]:
+    listed = [f"{one}-real" for one in table.compiled(request.platform)] + ([f"{table.ptx}-virtual"] if table.ptx else [])
+    arguments = [
+        f"-DCMAKE_CUDA_COMPILER={compiler}", f"-DCUDAToolkit_ROOT={home}", f"-DCMAKE_CUDA_HOST_COMPILER={request.toolchain.cxx}",
+        "-DCMAKE_CUDA_RUNTIME_LIBRARY=None",  # ggml names the shared one itself
+        f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(listed)}",
+    ]  # fmt: skip
+    if request.toolchain.launcher:
+        arguments.append(f"-DCMAKE_CUDA_COMPILER_LAUNCHER={request.toolchain.launcher}")
+    return tuple(arguments)
+
+
+def _host(request: Request, home: Path) -> tuple[str | None, str | None]:
+    """The host compiler where this nvcc takes it, and up to which version it does (crt/host_config.h)."""
+    header = _first(home, "include/crt/host_config.h", "targets/*/include/crt/host_config.h")
+    text = Path(header).read_text(encoding="utf-8", errors="replace") if header else ""
+    family, _, version = request.toolchain.name.partition(" ")
+    newest = re.search(r"__GNUC__ > (\d+)" if family == "gcc" else r"__clang_major__ >= (\d+)", text)
+    if not newest:
+        return request.toolchain.name, None
+    last = int(newest[1]) - (family != "gcc")
+    return (request.toolchain.name if Version(version).major <= last else None), f"{family} {last} or older"
+
+
+def _first(home: Path, *patterns: str) -> str | None:
+    return next((str(path) for pattern in patterns for path in sorted(home.glob(pattern))), None)

@@ -1,0 +1,47 @@
+"""The toolkit of ggml's OpenVINO plugin: OpenVINO's package from the index, with headers and libraries, and OpenCL's headers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ...compilers import packages
+from ..toolkit import Part, Request, Toolkit, library, macro
+
+_RECIPE = 1  # to be raised when the folder is made otherwise
+
+
+def find(request: Request) -> Toolkit:
+    """OpenVINO is fetched once and linked to, never shipped: the wheel requires its package. OpenCL is the system's."""
+    wanted = packages.read(Path(__file__).parent / "openvino.txt", _RECIPE)
+    version = wanted.versions["openvino"]
+    if request.fetch:
+        packages.install(wanted, _keep, request.log)
+    opencl = macro(request.toolchain, "CL/cl_version.h", "CL_TARGET_OPENCL_VERSION")
+    clhpp = macro(request.toolchain, "CL/opencl.hpp", "CL_HPP_TARGET_OPENCL_VERSION")
+    home = wanted.folder / "openvino"
+    return Toolkit(
+        "openvino",
+        (
+            Part("OpenVINO", f"{version}, from the package index", f"{version}{'' if wanted.there else ' (to be fetched, 60 MB)'}"),
+            Part("OpenCL headers", "any", opencl),
+            Part("OpenCL C++ header", "any", "there" if clhpp else None),
+            Part("libOpenCL.so", "any; it is linked, never shipped", library("libOpenCL.so")),
+        ),
+        "Install them (Debian, Ubuntu: `apt-get install opencl-headers opencl-clhpp-headers ocl-icd-opencl-dev`).",
+        (
+            f"-DOpenVINO_DIR={home / 'cmake'}",
+            f"-DTBB_DIR={home / 'cmake'}",
+            f"-DCMAKE_CXX_FLAGS=-ffile-prefix-map={wanted.folder}/=",  # its headers name themselves in errors
+        ),
+        {"openvino": version},
+        home,
+        f"openvino {version}",
+    )
+
+
+def _keep(site: Path, prefix: Path, folder: Path) -> None:
+    """Of the package what a plugin is compiled with."""
+    (folder / "openvino").mkdir()
+    for name in ("cmake", "include", "libs"):
+        shutil.move(site / "openvino" / name, folder / "openvino" / name)

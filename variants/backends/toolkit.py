@@ -1,0 +1,102 @@
+"""What a plugin needs beside a compiler: found on this machine, told part by part, with the command that brings the rest."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from ..compilers.toolchain import Toolchain
+from ..errors import ToolchainError
+from ..matrix import Variant
+from ..terminal.console import console
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked of a finder: the `variant`, the `toolchain`, upstream's unpacked `tree` (for its feature tests), the
+    `platform` it is for, the `source` that the user named (``index``, ``machine``, a folder; None: the variant's own order),
+    whether what is missing may be fetched, and the log for that."""
+
+    variant: Variant
+    toolchain: Toolchain
+    tree: Path
+    platform: str
+    source: str | None = None
+    fetch: bool = False
+    log: Path = Path("toolkit.log")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One thing that a plugin needs: `what`, the version or property `wanted`, what was `found` (None: nothing that fits), and what
+    was `seen` that does not fit."""
+
+    what: str
+    wanted: str
+    found: str | None
+    seen: str = "nothing"
+
+
+class Toolkit(msgspec.Struct, frozen=True):
+    """All parts of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
+    toolkit's folder, where it is one, and the `identity` of the compiler in it, by which compiler caches know it."""
+
+    plugin: str
+    parts: tuple[Part, ...]
+    remedy: str
+    cmake: tuple[str, ...] = ()
+    facts: dict[str, str | list[str]] = {}
+    home: Path | None = None
+    identity: str = ""
+
+    @property
+    def missing(self) -> list[Part]:
+        return [part for part in self.parts if part.found is None]
+
+
+def require(kit: Toolkit) -> Toolkit:
+    """The same toolkit, if it is complete.
+
+    Raises:
+        ToolchainError: naming what is missing, what was found and the command that helps.
+    """
+    if kit.missing:
+        rows = "\n".join(f"  {part.what}: wanted {part.wanted}, found {part.found or part.seen}" for part in kit.parts)
+        raise ToolchainError(f"The plugin `{kit.plugin}` cannot be built on this machine as it is:\n{rows}", kit.remedy)
+    return kit
+
+
+def told(facts: Mapping[str, object]) -> list[str]:
+    """A toolkit's facts for people, one line each: ``shader features: none``."""
+    return [f"{name.replace('_', ' ')} {', '.join(v) or 'none' if isinstance(v, list) else v}" for name, v in facts.items()]
+
+
+def show(kit: Toolkit) -> None:
+    """Print what was wanted and found, and what will be used."""
+    table = Table.grid(padding=(0, 2))
+    for part in kit.parts:
+        table.add_row("[green]✓[/]" if part.found else "[red]✗[/]", part.what, part.wanted, part.found or f"found {part.seen}")
+    console.print(f"[bold]{kit.plugin}[/]")
+    console.print(table, width=None if console.is_terminal else 160)
+    for text in told(kit.facts):
+        console.print(f"   {text}", markup=False)
+    if kit.missing:
+        console.print(kit.remedy, markup=False)
+
+
+def library(name: str) -> str | None:
+    """Where the system has this library to link with (``libvulkan.so``); None where it has not."""
+    folders = [Path(folder) for folder in ("/usr/lib", "/usr/lib64", "/usr/local/lib")]
+    return next((str(path) for folder in folders for path in sorted(folder.glob(f"**/{name}"))), None)
+
+
+def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
+    """What `name` is defined as in `header`, by this toolchain's preprocessor; None where the header is not found."""
+    done = subprocess.run(
+        [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"], input="", capture_output=True, text=True, check=False
+    )
+    found = re.search(rf"^#define {name} (.+)$", done.stdout, re.MULTILINE)
+    return found[1] if found and not done.returncode else None

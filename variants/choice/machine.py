@@ -1,0 +1,280 @@
+"""A machine as an installer sees it: platform, processor, GPUs and their drivers. This one, or one that is described."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform as host
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import archspec.cpu
+import msgspec
+from packaging import tags
+
+from ..errors import UsageError
+from ..platforms import PLATFORMS
+
+_LINUX = re.compile(r"(?P<libc>many|musl)linux_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>\w+)")
+_MACOS = re.compile(r"macosx_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>x86_64|arm64)")
+_WINDOWS = re.compile(r"win_(?P<arch>amd64|arm64)|win32")
+_LEGACY = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}  # PEP 600, "Legacy manylinux tags"
+_VERSION = re.compile(r"\d+\.\d+")
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine and a row of the machine table both tell; :class:`Machine` says what each means."""
+
+    driver: str | None = None
+    sm: tuple[str, ...] = ()
+    gfx: tuple[str, ...] = ()
+    rocm: str | None = None
+    cpu: str | None = None
+    preview: bool = True
+
+
+class Machine(Hardware, frozen=True):
+    """What decides which wheel fits.
+
+    `platform`: the newest wheel platform that it runs. `python`: as in ``3.12``. `driver`: newest
+    CUDA version of NVIDIA's driver, as in ``12.8``; `sm`: compute capability of each NVIDIA GPU, as in ``8.6``. `gfx`, `rocm`:
+    AMD's architectures (``gfx1100``) and ROCm version (``7.0.0``). `cpu`: the processor's name in archspec. `preview`: uv's preview
+    feature for variants is on. `notes`: how it was found out, one line a fact."""
+
+    platform: str = PLATFORMS["linux_x86_64"].newest
+    python: str = "3.12"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def arch(self) -> str:
+        """Architecture, the last part of the platform: ``x86_64``, ``aarch64``, ``arm64``, ``amd64``."""
+        return re.sub(r"^(?:(?:many|musl)linux_\d+_\d+|macosx_\d+_\d+|win)_", "", self.platform)
+
+    def architectures(self, amd: bool) -> list[str]:
+        """The GPUs' architectures as compilers spell them: NVIDIA's (``86`` for 8.6), or AMD's (``gfx1100``)."""
+        return list(self.gfx) if amd else [sm.replace(".", "") for sm in self.sm]
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = [self.platform, f"Python {self.python}"]
+        parts += [self.cpu] if self.cpu else []
+        if self.driver or self.sm:
+            parts.append(
+                "NVIDIA "
+                + ", ".join(f"SM {sm}" for sm in self.sm)
+                + (f", driver for CUDA {self.driver}" if self.driver else ", driver unknown")
+            )
+        if self.gfx:
+            parts.append(f"AMD {', '.join(self.gfx)}" + (f", ROCm {self.rocm}" if self.rocm else ", no ROCm"))
+        gpu = self.driver or self.sm or self.gfx
+        return " · ".join(parts if gpu else [*parts, "no GPU with a provider"])
+
+
+def checked(machine: Machine) -> Machine:
+    """The same machine with its platform's short name replaced by the wheel platform.
+
+    Raises:
+        UsageError: a fact is not written as it should be; names the option.
+    """
+    known = PLATFORMS.get(machine.platform)
+    platform = known.newest if known else machine.platform
+    if not any(pattern.fullmatch(platform) for pattern in (_LINUX, _MACOS, _WINDOWS)):
+        raise UsageError(
+            f'--platform: nobody knows the platform "{platform}".',
+            f"Known: {', '.join(PLATFORMS)}, or as in manylinux_2_28_x86_64, musllinux_1_2_x86_64, macosx_13_0_arm64.",
+        )
+    for option, value in (("--driver", machine.driver), *(("--sm", sm) for sm in machine.sm), ("--python", machine.python)):
+        if value is not None and not _VERSION.fullmatch(value):
+            raise UsageError(f'{option}: "{value}" is no MAJOR.MINOR.', f"Write it as in {option} 12.8.")
+    for value in machine.gfx:
+        if not re.fullmatch(r"gfx[0-9a-f]+", value):
+            raise UsageError(f'--gfx: "{value}" is no AMD architecture.', "Write it as in --gfx gfx1100.")
+    if machine.rocm is not None and not re.fullmatch(r"\d+\.\d+(\.\d+)?", machine.rocm):
+        raise UsageError(f'--rocm: "{machine.rocm}" is no version.', "Write it as in --rocm 7.0.0.")
+    if machine.cpu is not None and machine.cpu not in archspec.cpu.TARGETS:
+        raise UsageError(
+            f'--cpu: nobody knows the processor "{machine.cpu}".', "Use a name of archspec, as in haswell, zen4, x86_64_v3, m1."
+        )
+    return msgspec.structs.replace(machine, platform=platform)
+
+
+def detect() -> Machine:
+    """This machine, by the means that uv and the providers use: ``nvidia-smi``, ``rocminfo``, their variables, archspec."""
+    notes: list[str] = []
+    driver, sm = _nvidia(notes)
+    gfx, rocm = _amd(notes)
+    cpu = str(archspec.cpu.host().name)
+    notes.append(f"processor {cpu}: archspec")
+    known = (_LINUX, _MACOS, _WINDOWS)
+    platform = next((tag for tag in tags.platform_tags() if any(pattern.fullmatch(tag) for pattern in known)), "unknown")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    feature = _uv_feature(notes)
+    return Machine(platform, python, tuple(notes), driver=driver, sm=sm, gfx=gfx, rocm=rocm, cpu=cpu, preview=feature)
+
+
+def wheel_tags(machine: Machine) -> dict[str, int]:
+    """The wheel tags that this machine takes with CPython (PEP 425, PEP 600, PEP 656), and the rank of each, the best 0."""
+    return _tags(machine.platform, machine.python)
+
+
+@functools.cache
+def _tags(platform: str, python: str) -> dict[str, int]:
+    version = tuple(int(part) for part in python.split("."))
+    platforms = list(_platforms(platform))
+    interpreter = f"cp{version[0]}{version[1]}"
+    found = [*tags.cpython_tags(version, platforms=platforms), *tags.compatible_tags(version, interpreter, platforms)]
+    return {tag: rank for rank, tag in enumerate(dict.fromkeys(map(str, found)))}
+
+
+def _platforms(newest: str) -> Iterator[str]:
+    """Every platform whose wheels run where those for `newest` do."""
+    if match := _MACOS.fullmatch(newest):
+        yield from tags.mac_platforms((int(match["major"]), int(match["minor"])), match["arch"])
+    elif match := _LINUX.fullmatch(newest):
+        major, oldest = int(match["major"]), 0 if match["libc"] == "musl" else 5 if match["arch"] in ("x86_64", "i686") else 17
+        for minor in range(int(match["minor"]), oldest - 1, -1):
+            yield f"{match['libc']}linux_{major}_{minor}_{match['arch']}"
+            if match["libc"] == "many" and (major, minor) in _LEGACY:
+                yield f"{_LEGACY[major, minor]}_{match['arch']}"
+        yield f"linux_{match['arch']}"
+    else:
+        yield newest
+
+
+def _nvidia(notes: list[str]) -> tuple[str | None, tuple[str, ...]]:
+    """CUDA version of NVIDIA's driver, and compute capabilities: the provider's variables, else the questions that uv asks."""
+    forced = os.environ.get("NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION")
+    forced_sm = os.environ.get("NV_VARIANT_PROVIDER_FORCE_SM_ARCH")
+    if forced or forced_sm:
+        notes.append("NVIDIA: NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION and _FORCE_SM_ARCH, set in the environment")
+        if not (forced and _VERSION.fullmatch(forced) and forced_sm and _VERSION.fullmatch(forced_sm)):
+            notes.append("NVIDIA: both must be set, as in 12.8 and 8.6; as they are, uv sees no usable GPU")
+        driver = forced if forced and _VERSION.fullmatch(forced) else None
+        return driver, (forced_sm,) if driver and forced_sm and _VERSION.fullmatch(forced_sm) else ()
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        notes.append("NVIDIA: there is no nvidia-smi on PATH")
+        return None, ()
+    if _ask(tool, "--query-gpu=driver_version", "--format=csv,noheader") is None:
+        notes.append(f"NVIDIA: {tool} fails (run it to see why): no usable driver")
+        return None, ()
+    version = re.search(r"CUDA Version\s*: (\d+\.\d+)", _ask(tool, "-q") or "")
+    capabilities = re.findall(_VERSION, _ask(tool, "--query-gpu=compute_cap", "--format=csv,noheader") or "")
+    notes.append(f"NVIDIA: {tool}")
+    return version[1] if version else None, tuple(dict.fromkeys(capabilities))
+
+
+def _amd(notes: list[str]) -> tuple[tuple[str, ...], str | None]:
+    """AMD architectures and ROCm version, as amd-variant-provider finds them: variables, ``rocminfo``, the version file."""
+    forced = os.environ.get("AMD_VARIANT_PROVIDER_GFX_ARCH", "")
+    gfx = [word for word in re.split(r"[,\s;]+", forced) if word]
+    if not gfx and (tool := shutil.which("rocminfo")):
+        gfx = sorted(set(re.findall(r"\bgfx\d+[0-9a-f]*\b", _ask(tool) or "")) - {"gfx000"})
+    file = Path(os.environ.get("ROCM_PATH", "/opt/rocm")) / ".info" / "version"
+    rocm = os.environ.get("AMD_VARIANT_PROVIDER_ROCM_VERSION")
+    if not rocm and file.is_file() and (match := re.match(r"\d+\.\d+\.\d+", file.read_text(encoding="utf-8"))):
+        rocm = match[0]
+    if gfx or rocm:
+        notes.append("AMD: " + ("variables in the environment" if forced else "rocminfo and ROCm's version file"))
+    else:
+        notes.append("AMD: there is no rocminfo on PATH and no ROCm")
+    return tuple(gfx), rocm
+
+
+def _uv_feature(notes: list[str]) -> bool:
+    """Is uv's preview feature for variants on? Variables, then the user's uv.toml (what a project's own file says is not asked)."""
+    if "wheel-variants" in os.environ.get("UV_PREVIEW_FEATURES", ""):
+        notes.append("uv: UV_PREVIEW_FEATURES has wheel-variants")
+        return True
+    if os.environ.get("UV_PREVIEW", "").lower() in ("1", "true", "yes", "on"):
+        notes.append("uv: UV_PREVIEW switches every preview feature on")
+        return True
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    home = Path(os.environ["APPDATA"]) if sys.platform == "win32" and "APPDATA" in os.environ else home
+    file = home / "uv" / "uv.toml"
+    if file.is_file():
+        try:
+            settings = msgspec.toml.decode(file.read_bytes(), type=dict[str, object])
+        except msgspec.DecodeError:
+            settings = {}
+        if settings.get("preview") is True or "wheel-variants" in str(settings.get("preview-features", "")):
+            notes.append(f"uv: {file} switches wheel-variants on")
+            return True
+    notes.append("uv: wheel-variants is off (no UV_PREVIEW_FEATURES, and no uv.toml of yours that has it)")
+    return False
+
+
+def _ask(*command: str) -> str | None:
+    """A short command's standard output, or None where it fails or takes more than ten seconds."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class Row(Hardware, frozen=True, forbid_unknown_fields=True):
+    """A machine of ``machines.toml`` and the wheel that it must get there; the file's head describes the keys."""
+
+    group: str
+    name: str
+    gets: str
+    uv: str | None = None
+    lacks: str | None = None
+    smi: str = "absent"
+    platform: str = "linux_x86_64"
+
+    def machine(self) -> Machine:
+        """The machine itself."""
+        return checked(Machine(self.platform, **{name: getattr(self, name) for name in Hardware.__struct_fields__}))
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True):
+    machine: list[Row]
+
+
+def table(file: Path = Path(__file__).parent / "machines.toml") -> list[Row]:
+    """The machines that every release is checked with."""
+    return msgspec.toml.decode(file.read_bytes(), type=_Table).machine
+
+
+def markdown(rows: Sequence[Row] | None = None) -> str:
+    """The table as a page of the documentation."""
+    lines = [
+        "# Which machine gets which wheel",
+        "",
+        "From an index with every label of the matrix, on each of its platforms. *Plain* is the wheel without a label, the CPU",
+        "core alone; *nothing*: no wheel fits. `nox -s installers` asks the newest uv, variantlib's resolver and `explain` about",
+        "every row, with small wheels that carry the matrix's labels, and all three must agree. The last column is pip, poetry,",
+        "pdm, `uv lock`, and uv without its preview feature.",
+        "",
+        "This page is made from `variants/choice/machines.toml`: `python -m variants machines > docs/machines.md`.",
+    ]
+    group = None
+    for row in table() if rows is None else rows:
+        if not row.preview:
+            continue
+        if row.group != group:
+            group = row.group
+            lines += [
+                "",
+                f"## {group}",
+                "",
+                "| machine | every provider | uv 0.13 with `wheel-variants` | others |",
+                "|---|---|---|---|",
+            ]
+        uv = f"{row.uv}, since it lacks the provider of `{row.lacks}`" if row.uv else row.gets
+        lines.append(f"| {row.name} | {row.gets} | {uv} | {'nothing' if row.gets == 'nothing' else 'plain'} |")
+    return "\n".join(lines) + "\n"
+
+
+def system() -> str:
+    """The operating system by its own name, and the architecture."""
+    try:
+        name = host.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        name = host.system()
+    return f"{name}, {host.machine()}"

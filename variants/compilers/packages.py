@@ -1,0 +1,90 @@
+"""Toolkits assembled from the package index: hash-pinned packages in a folder of the user's cache, made once for every checkout.
+
+The folder's path depends on the packages alone, so that a compiler cache hits again (ccache looks at the compiler's file).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import platformdirs
+from filelock import FileLock
+
+from ..terminal import disk, process
+
+CACHE_VARIABLE = "LLAMA_CPP_VARIANTS_CACHE"
+
+
+class Packages(msgspec.Struct, frozen=True):
+    """The packages of a requirement file (name -> version) and the `folder` where they are, or will be."""
+
+    pins: Path
+    versions: dict[str, str]
+    folder: Path
+
+    @property
+    def there(self) -> bool:
+        return self.folder.is_dir()
+
+
+def cache() -> Path:
+    """Where assembled toolkits are kept: ``LLAMA_CPP_VARIANTS_CACHE``, or the user's cache folder."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("llama-cpp-variants")).absolute()
+
+
+def read(pins: Path, rules: int) -> Packages:
+    """The packages of the requirement file `pins`, which has a hash for each platform's file (`nox -s pins`).
+
+    `rules`: number of the recipe that makes the folder, so that a new recipe makes a new one. A folder of the same name beside the
+    file holds programs of ours that go into it.
+    """
+    text = pins.read_text(encoding="utf-8")
+    versions = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", text))
+    digest = hashlib.sha256(f"{rules}\n{text}".encode())
+    for file in sorted(pins.with_suffix("").rglob("*")):  # programs of ours that go into it
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return Packages(pins, versions, cache() / f"{pins.stem}-{digest.hexdigest()[:8]}")
+
+
+def install(packages: Packages, finish: Callable[[Path, Path, Path], None], log: Path) -> Path:
+    """Fetch the packages if they are not there yet, let `finish` make the folder of them, and return it.
+
+    `finish` gets the packages' site-packages, the prefix that this is part of (where their programs and data are), and the folder
+    to fill, into which it may move things. Everything happens beside the final folder, which is renamed into its place at the end:
+    an interrupted download leaves nothing that looks complete.
+
+    Raises:
+        CommandError: pip cannot fetch them, or a file has another hash than the pinned one.
+    """
+    packages.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(packages.folder.with_name(packages.folder.name + ".lock")):  # another checkout may be at it
+        if packages.there:
+            return packages.folder
+        disk.remove_leftovers(packages.folder.parent, packages.folder.name)
+        with disk.replacing(packages.folder) as part:
+            prefix = part / "prefix"
+            process.command(
+                [
+                    sys.executable, "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:",
+                    "--no-compile", "--progress-bar", "raw", "--disable-pip-version-check", "--ignore-installed",
+                    "--prefix", prefix,
+                    "--requirement", packages.pins,
+                ],
+                log=log,
+                env=process.environment(),
+                remedy="Is the package index reachable, and room for 2 GB on the disk? Nothing unfinished was kept: run the same\n"
+                "command again, or name a toolkit of this machine with --toolkit (see `python -m variants build --help`).",
+            )  # fmt: skip
+            site, *others = prefix.glob("lib*/python*/site-packages")  # some systems have two, for pure packages and the others
+            for other in others:
+                shutil.copytree(other, site, dirs_exist_ok=True)
+            finish(site, prefix, part)
+            disk.remove(prefix)
+    return packages.folder

@@ -1,0 +1,481 @@
+"""Verify a finished wheel: what will be published, not what came before it. One :class:`Finding` for each thing that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from email.message import Message
+from email.parser import BytesParser
+from pathlib import Path
+
+import msgspec
+from installer.sources import WheelFile
+from packaging.tags import Tag, parse_tag
+from packaging.utils import canonicalize_name
+
+from .. import matrix, platforms
+from ..backends import toolkit
+from ..choice import metadata
+from ..errors import SourceError, WheelError
+from ..matrix import DESCRIPTION, Variant
+from ..platforms import PLATFORMS, Platform
+from ..terminal import process
+from ..terminal.console import console
+from ..upstream import source
+from ..upstream.source import Upstream
+from ..wheel import archive, binary
+from . import repair
+from .assemble import CORE
+
+# Folders in which people and services build. An absolute path below one of them has no business in a library.
+_BUILD_PATH = re.compile(rb"/(?:home|root|Users|builds?|runner|workspace|private|var/folders)/[\w.+-]+/[\x21-\x7e]*")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong: the file (in the wheel, or the wheel), the fact, and what to do."""
+
+    file: str
+    fact: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.fact}. {self.remedy}"
+
+
+class Wheel(msgspec.Struct, frozen=True, dict=True):
+    """A wheel in memory: its path, its files, the name of its dist-info folder, its libraries, and why one is none."""
+
+    path: Path
+    files: dict[str, bytes]
+    info: str
+    libraries: dict[str, binary.Library]
+    damaged: dict[str, str] = {}
+
+    @property
+    def plain(self) -> Path:
+        """The path without the variant label, which no tool but the installers can read yet."""
+        return archive.plain_path(self.path)
+
+    @contextlib.contextmanager
+    def as_plain(self) -> Iterator[Path]:
+        """The very file under its plain name, for those tools."""
+        if self.plain == self.path:
+            yield self.path
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                link = Path(folder) / self.plain.name
+                link.symlink_to(self.path.resolve())
+                yield link
+
+    @property
+    def platform(self) -> Platform:
+        """The platform of its tags; of several or an unknown one, Linux x86-64's rules apply."""
+        *_, tags = archive.parse_name(self.plain)
+        known = [platform for tag in tags if (platform := platforms.of_tag(tag.platform))]
+        return known[0] if known else PLATFORMS["linux_x86_64"]
+
+    @functools.cached_property
+    def variant(self) -> Variant | None:
+        """The variant of the matrix that has its label."""
+        return matrix.labelled(archive.split_label(self.path.name)[1], self.platform.name)
+
+    @property
+    def plugin_file(self) -> str | None:
+        """The name in the wheel of the GPU plugin that the matrix gives to this label."""
+        plugin = self.variant.table.plugin if self.variant else None
+        return f"llama_cpp/lib/{self.platform.plugin(plugin)}" if plugin else None
+
+    def plugin(self) -> dict[str, object]:
+        """What plugin.json says of the plugin, or nothing where the wheel has none.
+
+        Raises:
+            ValueError: it is no JSON object.
+        """
+        content = self.files.get(DESCRIPTION)
+        return msgspec.json.decode(content, type=dict[str, object]) if content is not None else {}
+
+    def header(self, name: str) -> Message:
+        """METADATA or WHEEL as a message; empty where it is missing."""
+        return BytesParser().parsebytes(self.files.get(f"{self.info}/{name}", b""))
+
+
+def verify(path: Path, upstream: Upstream | None) -> list[Finding]:
+    """Everything that is wrong with the wheel at `path`; an empty list for one that may be published.
+
+    With `upstream` of the same version, also that none of its files is missing.
+
+    Raises:
+        WheelError: it cannot be read as a wheel at all.
+    """
+    wheel = read(path)
+    findings = [finding for check in CHECKS for finding in check(wheel)]
+    return findings + (list(missing_files(wheel, upstream)) if upstream else [])
+
+
+def read(path: Path) -> Wheel:
+    """A wheel with its libraries, read into memory.
+
+    Raises:
+        WheelError: it cannot be read as a wheel at all.
+    """
+    archive.parse_name(archive.plain_path(path))
+    files = archive.contents(path)
+    with archive.open_wheel(path) as opened:
+        wheel = Wheel(path, files, archive.dist_info(opened), {}, {})
+    for name, content in files.items():
+        if binary.is_library(content):
+            try:
+                wheel.libraries[name] = binary.read(content)
+            except ValueError as error:
+                wheel.damaged[name] = str(error)
+    return wheel
+
+
+def labels(wheel: Wheel) -> Iterator[Finding]:
+    """The label in the file name, variant.json and the matrix agree (PEP 825), or there is none."""
+    _, label = archive.split_label(wheel.path.name)
+    content = wheel.files.get(f"{wheel.info}/variant.json")
+    try:
+        if label is None and content is not None:
+            raise ValueError("there is no label in the file name")
+        if label is not None:
+            found = metadata.read_wheel(content or b"", label)
+            variant = wheel.variant
+            if variant is None:
+                raise ValueError(f"the matrix has no label {label}")
+            *_, tags = archive.parse_name(wheel.plain)
+            built = matrix.as_built(variant, wheel.files.get(DESCRIPTION), [tag.platform for tag in tags])
+            if found.variant_desc != metadata.dist_info(label, built.properties).variant_desc:
+                raise ValueError(f"the matrix has other properties for {label}")
+    except ValueError as error:
+        yield Finding(
+            f"{wheel.info}/variant.json", f"does not go with the file name ({error})", "Label it again from the plain wheel."
+        )
+
+
+def damaged(wheel: Wheel) -> Iterator[Finding]:
+    """Every library can be read."""
+    for name, why in wheel.damaged.items():
+        yield Finding(name, f"damaged library ({why})", "Build the wheel again.")
+
+
+def record(wheel: Wheel) -> Iterator[Finding]:
+    """RECORD lists every file with its true hash and size (PEP 376, PEP 427)."""
+    remedy = "The file was changed after it was built: build it again."
+    try:
+        with wheel.as_plain() as path, WheelFile.open(path) as opened:
+            opened.validate_record(validate_contents=True)
+    except (ValueError, KeyError, AssertionError) as error:
+        for issue in getattr(error, "issues", [f"RECORD cannot be read ({error})"]):
+            yield Finding(wheel.path.name, str(issue).rstrip("."), remedy)
+
+
+def names(wheel: Wheel) -> Iterator[Finding]:
+    """The file name, METADATA and WHEEL agree in name, version, build number and tags, and the wheel is ours."""
+    name, version, build, tags = archive.parse_name(wheel.plain)
+    described, header = wheel.header("METADATA"), wheel.header("WHEEL")
+    remedy = "Build it again; a wheel cannot be renamed by hand."
+    if name != "llama-cpp-python":
+        yield Finding(wheel.path.name, f"is a wheel of {name}, not ours", "Give a wheel of llama-cpp-python.")
+    if canonicalize_name(described["Name"] or "") != name:
+        yield Finding(f"{wheel.info}/METADATA", f"Name is {described['Name']}, the file name says {name}", remedy)
+    if described["Version"] != str(version):
+        yield Finding(f"{wheel.info}/METADATA", f"Version is {described['Version']}, the file name says {version}", remedy)
+    inside: set[Tag] = set()
+    for text in header.get_all("Tag") or []:
+        inside |= parse_tag(text)
+    if inside != set(tags):
+        says = ", ".join(sorted(map(str, inside))) or "none"
+        yield Finding(f"{wheel.info}/WHEEL", f"tags are {says}, the file name says {', '.join(sorted(map(str, tags)))}", remedy)
+    number = "".join(str(part) for part in build)
+    if (header["Build"] or "") != number:
+        yield Finding(f"{wheel.info}/WHEEL", f"Build is {header['Build']}, the file name says {number or 'none'}", remedy)
+    if wheel.libraries and header["Root-Is-Purelib"] != "false":
+        yield Finding(f"{wheel.info}/WHEEL", "Root-Is-Purelib is not false, but there are libraries", remedy)
+
+
+def tag(wheel: Wheel) -> Iterator[Finding]:
+    """The platform tag is true: not lower than auditwheel's own analysis (Linux) or than the libraries' macOS; one processor."""
+    *_, tags = archive.parse_name(wheel.plain)
+    names = sorted(tag.platform for tag in tags)
+    known = {platforms.of_tag(name) for name in names}
+    if len(known) != 1 or None in known:
+        yield Finding(
+            wheel.path.name, f"platform is {', '.join(names)}, which no index takes", "Repair it: build it again with nox."
+        )
+        return
+    for name, library in wheel.libraries.items():
+        if library.machine != wheel.platform.machine or library.format != wheel.platform.format:
+            yield Finding(name, f"is {library.format} for {library.machine}, in a wheel for {names[0]}", "Build the wheel again.")
+    if wheel.platform.system == "Linux":
+        yield from _linux_tag(wheel, names)
+    elif wheel.platform.system == "Darwin":
+        yield from _macos_tag(wheel, names)
+
+
+def _macos_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
+    """The oldest macOS of the tag is not older than that of any library (PEP 425, "Platform tag")."""
+    for platform in names:
+        promised = tuple(int(number) for number in re.findall(r"\d+", platform)[:2])
+        for name, library in wheel.libraries.items():
+            if library.minimum and library.minimum > promised:
+                wanted = ".".join(map(str, library.minimum))
+                yield Finding(name, f"wants macOS {wanted}, the wheel claims {platform}", "Set MACOSX_DEPLOYMENT_TARGET.")
+
+
+def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
+    """auditwheel finds no newer libc than the tag says (PEP 600, PEP 656)."""
+    with wheel.as_plain() as path:
+        keys = ("sym_tag",) if _drivers(wheel) else ("overall", "overall_tag", "tag")  # a driver's library is no matter of libc
+        try:
+            found = repair.reported_tag(path, *keys)
+        except ValueError as error:
+            yield Finding(wheel.path.name, f"auditwheel cannot analyse it: {str(error)[-300:]}", "Build it again.")
+            return
+    for platform in names:
+        if platform.startswith("linux_"):  # true where no manylinux tag is (variants/steps/repair.py); `index` refuses it
+            if platforms.libc(found):
+                yield Finding(
+                    wheel.path.name, f"platform is {platform}, which no index takes; {found} is true", "Repair it: build it again."
+                )
+        elif platforms.libc(found) is None or (platforms.libc(platform) or (0, 0)) < (platforms.libc(found) or (0, 0)):
+            yield Finding(
+                wheel.path.name,
+                f"claims {platform}, but auditwheel finds {found}",
+                f"See which symbols: `python -m auditwheel show {wheel.path}`.",
+            )
+
+
+def _drivers(wheel: Wheel) -> dict[str, set[str]]:
+    """Libraries of the driver's or of other packages that the matrix allows this label's plugin to need, by the plugin's name."""
+    runtime = _runtime(wheel)
+    plugin = wheel.plugin_file
+    return {plugin: set(runtime.foreign)} if plugin and runtime.foreign else {}
+
+
+def _runtime(wheel: Wheel) -> matrix.Runtime:
+    """What the matrix says of libraries from elsewhere for this wheel's label."""
+    return wheel.variant.table.runtime if wheel.variant else matrix.Runtime()
+
+
+def needed(wheel: Wheel) -> Iterator[Finding]:
+    """Every NEEDED entry lies beside the library or belongs to the system, a plugin's to the driver; RPATHs lead nowhere else."""
+    drivers = _drivers(wheel)
+    origin = wheel.platform.origin
+    packages = {f"{origin}/../../{folder}" for folder in _runtime(wheel).libraries}
+    for name, library in wheel.libraries.items():
+        folder = name.rpartition("/")[0]
+        beside = [other.rpartition("/")[2] for other in wheel.files if other.rpartition("/")[0] == folder]
+        for entry in library.lacks([*beside, *drivers.get(name, ())]):
+            yield Finding(name, f"needs {entry}, which is neither in the wheel nor part of every system", "Repair or link it.")
+        for path in library.rpath:
+            allowed = {origin} | (packages if name in drivers else set())
+            if path not in allowed:
+                yield Finding(name, f"RPATH holds {path}", f"Allowed: {', '.join(sorted(allowed))}.")
+        if name in drivers and library.format != "PE" and (missing := packages - set(library.rpath)):
+            yield Finding(name, f"RPATH lacks {', '.join(sorted(missing))}", "Build it again: CMakeLists.txt adds it.")
+
+
+def hardened(wheel: Wheel) -> Iterator[Finding]:
+    """No text relocations, no executable stack, no symbol table; on macOS a signature that fits, which Apple silicon wants."""
+    for name, library in wheel.libraries.items():
+        if library.text_relocations:
+            yield Finding(name, "has text relocations, or a fixed address", "Compile it with -fPIC, or link it with --dynamicbase.")
+        if library.executable_stack:
+            yield Finding(name, "wants an executable stack", "Link it with -Wl,-z,noexecstack.")
+        if not library.stripped:
+            yield Finding(name, "still has its symbol table", "Link it with -Wl,-s.")
+        if library.intact is False or (library.intact is None and library.format == "Mach-O" and library.machine == "aarch64"):
+            fact = "is not what its code signature says" if library.intact is False else "has no code signature"
+            yield Finding(name, fact, "Sign it last, on a Mac: `codesign --force --sign -`; zig's linker signs as well.")
+
+
+def build_paths(wheel: Wheel) -> Iterator[Finding]:
+    """No path of the machine that built it in a library."""
+    here = str(source.ROOT).encode()
+    for name in wheel.libraries:
+        content = wheel.files[name]
+        found = here if here in content else next((match[0] for match in _BUILD_PATH.finditer(content)), None)
+        if found:
+            text = found[:80].decode("ascii", "replace")
+            yield Finding(name, f"holds the build path {text!r}", "Compile it with -ffile-prefix-map (CMakeLists.txt).")
+
+
+def duplicates(wheel: Wheel) -> Iterator[Finding]:
+    """No library twice: neither the same bytes under two names, nor one SONAME in two files."""
+    for what, key in (("bytes", _digest), ("SONAME", _soname)):
+        seen: dict[str, str] = {}
+        for name in wheel.libraries:
+            value = key(wheel, name)
+            if value and (twin := seen.setdefault(value, name)) != name:
+                yield Finding(name, f"has the same {what} as {twin}", "Set CMAKE_PLATFORM_NO_VERSIONED_SONAME; install it once.")
+
+
+def _digest(wheel: Wheel, name: str) -> str | None:
+    return hashlib.sha256(wheel.files[name]).hexdigest()
+
+
+def _soname(wheel: Wheel, name: str) -> str | None:
+    return wheel.libraries[name].soname
+
+
+def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
+    """The core under its fingerprint, the plugins that core.json names and the one of plugin.json, and no library beside them."""
+    try:
+        core = json.loads(wheel.files[CORE])
+        plugins, fingerprint = list(core["plugins"]), str(core["fingerprint"])
+    except (KeyError, ValueError):
+        yield Finding(CORE, "is missing or damaged", "Build the wheel again.")
+        return
+    try:
+        description = wheel.plugin()
+    except ValueError as error:
+        yield Finding(DESCRIPTION, f"is damaged ({error})", "Build the wheel again.")
+        description = {}
+    if description and description.get("core") != fingerprint:
+        yield Finding(DESCRIPTION, f"the plugin is of core {description.get('core')}, not {fingerprint}", "Build the wheel again.")
+    plugins += [f"ggml-{description['name']}"] if "name" in description else []
+    expected = set(_libraries(plugins, fingerprint, wheel.platform))
+    for missing in sorted(expected - set(wheel.libraries)):
+        yield Finding(wheel.path.name, f"lacks {missing}", "Build the wheel again.")
+    for other in sorted(set(wheel.libraries) - expected):
+        yield Finding(other, "is neither of the core nor one of its plugins", "Find out who put it there; CMakeLists.txt did not.")
+
+
+def _libraries(plugins: Iterable[str], fingerprint: str, platform: Platform) -> list[str]:
+    """The names in a wheel of the core's libraries (CMakeLists.txt) and of these plugins (``ggml-cuda``)."""
+    core = (f"{name}-{fingerprint}" for name in ("ggml-base", "ggml", "llama", "mtmd"))
+    libraries = [platform.library(name) for name in ("llama", "ggml", "mtmd", *core)]
+    return [f"llama_cpp/lib/{name}" for name in [*(platform.plugin(name.removeprefix("ggml-")) for name in plugins), *libraries]]
+
+
+def documents(wheel: Wheel) -> Iterator[Finding]:
+    """Licences (of upstream and llama.cpp) and a software bill of materials that names llama.cpp (PEP 770) are there."""
+    for name in ("licenses/llama-cpp-python/LICENSE.md", "licenses/llama.cpp/LICENSE"):
+        if not wheel.files.get(f"{wheel.info}/{name}"):
+            yield Finding(wheel.path.name, f"lacks {wheel.info}/{name}", "Build the wheel again.")
+    boms = [content for name, content in wheel.files.items() if name.startswith(f"{wheel.info}/sboms/")]
+    if not any(b'"llama.cpp"' in bom for bom in boms):
+        yield Finding(wheel.path.name, "has no bill of materials that names llama.cpp", "Build the wheel again.")
+
+
+def twine(wheel: Wheel) -> Iterator[Finding]:
+    """`twine check --strict` passes: an index will take it and can render its description."""
+    code, text = _tool(wheel, "twine", "check", "--strict")
+    if code:
+        for fact in re.findall(r"(?:ERROR|WARNING)\s+(.+)", text) or [text.strip()[-300:]]:
+            yield Finding(wheel.path.name, f"twine: {fact.strip().rstrip('.')}", "Correct the metadata.")
+
+
+def check_wheel_contents(wheel: Wheel) -> Iterator[Finding]:
+    """`check-wheel-contents` passes, but for W004 ("not importable") on our libraries: they are opened, not imported."""
+    code, text = _tool(wheel, "check_wheel_contents", "--no-config")
+    if code:
+        complaints = re.findall(r": (W\d+): (.+)\n((?:  .+\n?)*)", text)
+        for number, fact, files in complaints or [("", text.strip()[-300:], "")]:
+            named = [name for name in files.split() if not (number == "W004" and name in wheel.libraries)]
+            if named or not files:
+                what = f"check-wheel-contents: {number} {fact.rstrip(':')} {', '.join(named[:5])}"
+                yield Finding(wheel.path.name, what.strip(), "Remove or rename what it names.")
+
+
+def _tool(wheel: Wheel, module: str, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of a Python tool that reads a wheel."""
+    with tempfile.TemporaryDirectory() as folder, wheel.as_plain() as path:
+        log = Path(folder) / "log.txt"
+        code = _quietly([sys.executable, "-m", module, *arguments, path], log)
+        _, _, text = log.read_text(encoding="utf-8", errors="replace").partition("\n")  # the command
+    return code, text
+
+
+def _quietly(arguments: list[str | Path], log: Path) -> int:
+    was, console.quiet = console.quiet, True
+    try:
+        return process.command(arguments, log=log, env=process.environment(NO_COLOR="1", COLUMNS="500"), check=False)
+    finally:
+        console.quiet = was
+
+
+def upstream_here() -> Upstream | None:
+    """The pinned upstream, to compare wheels with; None, and why, where it is not here."""
+    try:
+        return source.read_tree(source.read_pin())
+    except SourceError as error:
+        console.print(f"Wheels are not compared with upstream's files. {error.what} {error.remedy}", markup=False)
+        return None
+
+
+def missing_files(wheel: Wheel, upstream: Upstream) -> Iterator[Finding]:
+    """No file of upstream's package is missing, and none differs but ``__init__.py`` by its one line."""
+    if wheel.header("METADATA")["Version"] != upstream.version:
+        console.print(f"{wheel.path.name}: not of the pinned version {upstream.version}, so not compared with upstream's files")
+        return
+    for path in source.package_files(upstream.tree):
+        theirs = (upstream.tree / path).read_bytes()
+        ours = wheel.files.get(str(path))
+        if ours is None:
+            yield Finding(wheel.path.name, f"lacks upstream's {path}", "Build the wheel again.")
+        elif path.name == "__init__.py" and len(path.parts) == 2:
+            first, _, rest = ours.partition(b"\n")
+            if rest != theirs.removeprefix(first + b"\n") or b"_backends" not in first:
+                yield Finding(str(path), "is not upstream's with our import before it", "Build the wheel again.")
+        elif ours != theirs:
+            yield Finding(str(path), "differs from upstream's", "Build the wheel again.")
+
+
+CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
+    record, names, labels, damaged, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents,
+    twine, check_wheel_contents,
+)  # fmt: skip
+
+
+def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
+    """Wheels whose core has the same name carry the same bytes of it, whatever their variant: it was compiled once.
+
+    Raises:
+        WheelError: one of them cannot be read.
+    """
+    seen: dict[tuple[str, str], tuple[Path, str]] = {}
+    for path in paths:
+        files = archive.contents(path)
+        with contextlib.suppress(KeyError, ValueError):
+            core = json.loads(files[CORE])
+            for name in _libraries(core["plugins"], core["fingerprint"], PLATFORMS[core["platform"]]):
+                digest = hashlib.sha256(files[name]).hexdigest()
+                other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
+                if digest != expected:
+                    fact = f"{name} is not the one of {other.name}, though both are core {core['fingerprint']}"
+                    yield Finding(path.name, fact, "Build both again: one core serves all.")
+
+
+def require(path: Path, upstream: Upstream | None) -> None:
+    """Verify, and let a wheel with findings go no further.
+
+    Raises:
+        WheelError: with every finding, one a line.
+    """
+    if findings := verify(path, upstream):
+        lines = "\n".join(f"  {finding}" for finding in findings)
+        raise WheelError(f"{path.name} does not pass verification:\n{lines}", "Nothing was put into dist/.")
+
+
+def describe_plugin(path: Path) -> str | None:
+    """One line about the GPU plugin in a wheel and what its tools could do, from its plugin.json; None where it has none."""
+    with contextlib.suppress(ValueError, KeyError), archive.open_wheel(path) as opened:
+        facts = msgspec.json.decode(opened.read(DESCRIPTION), type=dict[str, object])
+        tools = facts.get("toolkit")
+        if isinstance(tools, dict):
+            return f"plugin {facts.get('name')} of core {facts.get('core')}; {'; '.join(toolkit.told(tools))}"
+    return None
+
+
+def summary(findings: Mapping[Path, list[Finding]]) -> str:
+    """``2 wheels verified, 1 finding``."""
+    total = sum(len(rows) for rows in findings.values())
+    return f"{len(findings)} wheel{'s' * (len(findings) != 1)} verified, {total} finding{'s' * (total != 1)}"

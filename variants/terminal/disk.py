@@ -1,0 +1,74 @@
+"""Replace files, remove what we wrote, and hold this checkout's lock: nothing half-written is ever seen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import BusyError, DiskError
+from .console import console
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed onto `path` at the end, removed on any error or interruption."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed runs left behind of `name` in `folder`. To be called with the lock held."""
+    for part in folder.glob(f".{name}.*.part"):
+        remove(part)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold this checkout's lock; a lock of a dead process counts for nothing.
+
+    Raises:
+        BusyError: another build holds it and `wait` is false.
+        DiskError: the checkout cannot be written.
+    """
+    holder = folder / "lock.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text() if holder.exists() else "another process"
+            if not wait:
+                raise BusyError(
+                    f"Another build is using this checkout ({who}).",
+                    "Wait until it ends, pass --wait to be queued behind it, or build in another clone.",
+                ) from None
+            console.print(f"waiting for another build in this checkout ({who})")
+            lock.acquire()
+    except OSError as error:
+        raise DiskError(f"{folder} cannot be written: {error.strerror}.", "Build in a checkout that you may write to.") from error
+    try:
+        holder.write_text(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,359 @@
+"""Upstream's source: the pin in ``vendor/upstream.toml``, its download, its safe unpacking, and what the tree says of itself."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+from packaging.version import InvalidVersion, Version
+
+from ..errors import CommandError, SourceError
+from ..terminal import disk, process
+from ..terminal.console import console
+from ..wheel.archive import sha256
+
+ROOT = Path(__file__).parent.parent.parent
+VENDOR = ROOT / "vendor"
+PIN = VENDOR / "upstream.toml"
+TREE = VENDOR / "llama_cpp_python"
+#: Folders of llama_cpp/ with source of ours that is compiled into the libraries, and is no part of a wheel.
+COMPILED = ("guard", "threads")
+_STAMP = ".unpacked-from-sha256"
+
+# An sdist of llama-cpp-python has about 4,000 files and 220 MB (0.3.36). Ten times that is no longer one.
+_MAX_FILES = 40_000
+_MAX_BYTES = 2_000_000_000
+
+
+class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``vendor/upstream.toml``: distribution name, version, and the SHA-256 (hex) of its sdist; or the `path` of a tree that is
+    there already, relative to the repository (``.`` where upstream's own repository has adopted this one: docs/adopting.md)."""
+
+    name: str = "llama-cpp-python"
+    version: str = ""
+    sha256: str = ""
+    path: str | None = None
+
+    @property
+    def archive(self) -> str:
+        """File name of the sdist (PEP 625)."""
+        return f"{self.name.replace('-', '_')}-{self.version}.tar.gz"
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """The unpacked tree and what was read from it.
+
+    sha256: of the sdist, empty for a tree named by its path. epoch: seconds since 1970, the newest time in the sdist, for
+    SOURCE_DATE_EPOCH. commit: llama.cpp's, as upstream's changelog states it, or ``unknown``. content: SHA-256 over what is
+    compiled, the same for an sdist and for the repository it was made of.
+    """
+
+    tree: Path
+    version: str
+    sha256: str
+    epoch: int
+    commit: str
+    content: str
+
+
+def read_pin(file: Path = PIN) -> Pin:
+    """The pin.
+
+    Raises:
+        SourceError: the file is missing or wrong.
+    """
+    try:
+        pin = msgspec.toml.decode(file.read_bytes(), type=Pin)
+        if pin.path is not None:
+            return msgspec.structs.replace(pin, version=_version_of(ROOT / pin.path))
+        Version(pin.version)
+        if not re.fullmatch("[0-9a-f]{64}", pin.sha256):
+            raise ValueError("`sha256` is not 64 hexadecimal digits")
+        if not re.fullmatch("[A-Za-z0-9._-]+", pin.name):
+            raise ValueError("`name` is no distribution name")
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise SourceError(f"{file}: {error}.", "Restore it: `git checkout -- vendor/upstream.toml`.") from error
+    return pin
+
+
+def release(version: str | None) -> Path:
+    """The folder with the pin and the tree of this release: ``vendor/``, or one of its own below it, made on first use.
+
+    Raises:
+        SourceError: that is no version number, there is no such release, or the pin names a tree by its path.
+    """
+    if version is None or (not PIN.is_file()) or read_pin().version == version:
+        return VENDOR
+    if (pin := read_pin()).path is not None:
+        raise SourceError(f"{PIN} names the tree in {pin.path}, which is {pin.version}.", "Leave out --upstream.")
+    try:
+        folder = VENDOR / "releases" / str(Version(version))
+    except InvalidVersion as error:
+        raise SourceError(f'"{version}" is no version number.', "Name a release of llama-cpp-python, as in `0.3.36`.") from error
+    if not (folder / PIN.name).is_file():
+        with disk.replacing(folder) as part:
+            part.mkdir(parents=True)
+            (part / PIN.name).write_text(PIN.read_text(encoding="utf-8"), encoding="utf-8")
+            _move(pin, folder.name, part / PIN.name)
+    return folder
+
+
+def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
+    """Make sure that upstream's tree is there: download, check, unpack; nothing where the stamp says that all is done.
+
+    With `version`, the pin moves there: the new archive's hash is written into the pin and the old tree is removed.
+
+    Raises:
+        SourceError: no network, no such release, another hash than the pinned one, or a hostile archive.
+    """
+    disk.remove_leftovers(vendor_dir)
+    pin_file, tree = vendor_dir / PIN.name, vendor_dir / TREE.name
+    pin = read_pin(pin_file)
+    if pin.path is not None:
+        if version not in (None, pin.version):
+            raise SourceError(f"{pin_file} names the tree in {pin.path}, which is {pin.version}.", "Check that release out there.")
+        return read_tree(pin)
+    if version is not None and version != pin.version:
+        pin = _move(pin, version, pin_file)
+    stamp = tree / _STAMP
+    if not (stamp.is_file() and (fields := stamp.read_text().split())[:1] == [pin.sha256] and len(fields) == 3):
+        archive = _archive(pin, vendor_dir)
+        console.print(f"      unpacking {archive.name}", style="dim")
+        with disk.replacing(tree) as part:
+            epoch = unpack(archive, part)
+            (part / _STAMP).write_text(f"{pin.sha256} {epoch} {content(part)}\n")
+            disk.remove(tree)
+    return read_tree(pin, tree)
+
+
+def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
+    """What an unpacked tree says of itself.
+
+    Raises:
+        SourceError: it is not there, or of another release.
+    """
+    if pin.path is not None:
+        tree = ROOT / pin.path
+        if not (tree / "vendor" / "llama.cpp" / "CMakeLists.txt").is_file():
+            raise SourceError(f"{tree} has no vendor/llama.cpp.", "Fetch it: `git submodule update --init --recursive`.")
+        return Upstream(tree, pin.version, "", _newest(tree), _commit(tree, pin.version), content(tree))
+    stamp = tree / _STAMP
+    if not stamp.is_file():
+        raise SourceError(f"Upstream's source is not in {tree}.", "Fetch it: `nox -s vendor`.")
+    sha256, epoch, compiled = [*stamp.read_text().split(), "0", ""][:3]
+    if sha256 != pin.sha256:
+        raise SourceError(f"{tree} holds another release than {pin.version}, which is pinned.", "Fetch it: `nox -s vendor`.")
+    return Upstream(tree, pin.version, pin.sha256, int(epoch), _commit(tree, pin.version), compiled)
+
+
+def _version_of(tree: Path) -> str:
+    """``__version__`` in a tree's ``llama_cpp/__init__.py``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    file = tree / "llama_cpp" / "__init__.py"
+    found = re.search(r'^__version__\s*=\s*"([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise ValueError(f"`path`: {file} has no __version__")
+    return found[1]
+
+
+# What CMakeLists.txt compiles of llama.cpp, and not what an sdist leaves out.
+_COMPILED = ("CMakeLists.txt", "cmake", "common", "ggml", "include", "src", "tools/mtmd", "vendor")
+
+
+def content(tree: Path) -> str:
+    """SHA-256 (hex) over the names and contents of what is compiled from an upstream tree."""
+    llama_cpp = tree / "vendor" / "llama.cpp"
+    digest = hashlib.sha256()
+    for name in _COMPILED:
+        top = llama_cpp / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                digest.update(f"{path.relative_to(llama_cpp).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _newest(tree: Path) -> int:
+    """When a tree that is no sdist was last changed (seconds since 1970): its commit's time, else its newest file's."""
+    if (tree / ".git").exists():
+        text = process.output(["git", "-C", tree, "log", "-1", "--format=%ct"]).strip()
+        if text.isdecimal():
+            return int(text)
+    return max(int(path.stat().st_mtime) for path in (tree / "llama_cpp").rglob("*.py"))
+
+
+def _commit(tree: Path, version: str) -> str:
+    """The newest ``llama.cpp@COMMIT`` in the changelog at or below the heading of `version`."""
+    changelog = tree / "CHANGELOG.md"
+    if changelog.is_file():
+        _, _, below = changelog.read_text(encoding="utf-8").partition(f"## [{version}]")
+        if match := re.search(r"llama\.cpp@([0-9a-f]{7,40})", below):
+            return match[1]
+    return "unknown"
+
+
+def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
+    try:
+        version = str(Version(version))
+    except InvalidVersion as error:
+        raise SourceError(f'"{version}" is no version number.', "Name a release of llama-cpp-python, as in `0.3.36`.") from error
+    moved = Pin(pin.name, version, "")
+    archive = _download(moved, pin_file.parent)
+    moved = Pin(pin.name, version, sha256(archive))
+    with tempfile.TemporaryDirectory() as scratch:  # a hostile archive must not become the pin
+        unpack(archive, Path(scratch) / "tree")
+    text = pin_file.read_text(encoding="utf-8")
+    text = re.sub(r'(?m)^(version\s*=\s*)".*"', rf'\g<1>"{moved.version}"', text)
+    text = re.sub(r'(?m)^(sha256\s*=\s*)".*"', rf'\g<1>"{moved.sha256}"', text)
+    with disk.replacing(pin_file) as part:
+        part.write_text(text, encoding="utf-8")
+    if pin.archive != moved.archive:
+        disk.remove(pin_file.parent / pin.archive)
+    console.print(f"{pin_file.name}: {pin.version} -> {moved.version}, sha256 {moved.sha256}")
+    return moved
+
+
+def _archive(pin: Pin, vendor_dir: Path) -> Path:
+    """The pinned sdist, downloaded unless a file of the right hash already lies in `vendor_dir` (offline, air-gapped use)."""
+    archive = vendor_dir / pin.archive
+    if archive.is_file() and (found := sha256(archive)) != pin.sha256:
+        console.print(f"{archive.name} has sha256 {found}, not the pinned one: fetching it anew")
+        archive.unlink()
+    return archive if archive.is_file() else _download(pin, vendor_dir)
+
+
+def _download(pin: Pin, vendor_dir: Path) -> Path:
+    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials."""
+    if not shutil.which("pip", path=process.environment()["PATH"]):
+        raise SourceError("This environment has no pip, which fetches upstream's source.", "Run it through nox: `nox -s vendor`.")
+    with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".", suffix=".part") as scratch:
+        requirement = Path(scratch) / "requirements.txt"
+        hashes = f" --hash=sha256:{pin.sha256}" if pin.sha256 else ""
+        requirement.write_text(f"{pin.name}=={pin.version}{hashes}\n")
+        log = Path(scratch) / "pip.log"
+        # The hash is checked before the archive's own metadata hook is run; no build isolation, since the hook's backend
+        # (scikit-build-core) is here already.
+        arguments: list[str | Path] = [
+            sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", pin.name, "--no-build-isolation",
+            "--dest", scratch, "--requirement", requirement,
+        ]  # fmt: skip
+        try:
+            process.command(arguments, log=log, env=_pip_environment())
+        except CommandError as error:
+            raise SourceError(*_download_failure(pin, log.read_text(encoding="utf-8", errors="replace"))) from error
+        found = Path(scratch) / pin.archive
+        if not found.is_file():
+            names = ", ".join(sorted(p.name for p in Path(scratch).iterdir()))
+            raise SourceError(f"pip fetched {names}, not {pin.archive}.", "Name a release that has an sdist on your index.")
+        if pin.sha256 and sha256(found) != pin.sha256:
+            raise SourceError(f"{pin.archive} has sha256 {sha256(found)}, pinned is {pin.sha256}.", _WRONG_HASH)
+        archive = vendor_dir / pin.archive
+        os.replace(found, archive)
+    return archive
+
+
+_WRONG_HASH = (
+    "A damaged download or mirror: try again. If it stays so, the release itself was replaced; do not build it, and ask upstream."
+)
+
+
+def _pip_environment() -> dict[str, str]:
+    """The environment for pip; who has told only uv where the index is, has told pip as well."""
+    env = process.environment(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+    index = env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL")
+    if index:
+        env.setdefault("PIP_INDEX_URL", re.sub(r"^[\w.-]+=(?=[a-z]+:)", "", index))  # uv also takes NAME=URL
+    if links := env.get("UV_FIND_LINKS"):
+        env.setdefault("PIP_FIND_LINKS", links)
+    return env
+
+
+def _download_failure(pin: Pin, log: str) -> tuple[str, str]:
+    """What happened and what helps, from pip's output."""
+    if "DO NOT MATCH THE HASHES" in log:
+        found = re.search(r"Got\s+([0-9a-f]{64})", log)
+        return f"{pin.archive} has sha256 {found[1] if found else 'unknown'}, pinned is {pin.sha256}.", _WRONG_HASH
+    if "No space left on device" in log:
+        return f"The disk is full: {pin.archive} could not be stored.", "Free some space and run the same command again."
+    versions = re.search(r"from versions: (.+?)\)", log)
+    if versions and versions[1] != "none":
+        newest = ", ".join(versions[1].split(", ")[-5:])
+        return f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}."
+    last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
+    return (
+        f"{pin.archive} could not be fetched. pip said:\n{last}",
+        f"Check the network and pip's index settings (`pip config list`), or put the file\n"
+        f"into vendor/ by hand (sha256 {pin.sha256}).",
+    )
+
+
+def unpack(archive: Path, target: Path) -> int:
+    """Unpack an sdist's one top folder as `target` and return the newest time in it (seconds since 1970).
+
+    Takes plain files and folders only: an sdist needs no links or devices, and a path must stay inside.
+
+    Raises:
+        SourceError: a path that leads outside, a link, a device, more than one top folder, a bomb, or a damaged archive.
+    """
+    epoch, files, size = 0, 0, 0
+    try:
+        with gzip.open(archive) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
+            for member in tar:
+                path = _inside(member, archive)
+                if member.isdir() or path is None:
+                    continue
+                files, size = files + 1, size + member.size
+                if files > _MAX_FILES or size > _MAX_BYTES:
+                    raise _hostile(archive, f"unpacks to more than {_MAX_FILES:,} files or {_MAX_BYTES:,} bytes")
+                source = tar.extractfile(member)
+                assert source is not None
+                destination = target / path
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with destination.open("xb") as stream:
+                    shutil.copyfileobj(source, stream)
+                epoch = max(epoch, int(member.mtime))
+            while plain.read(1 << 20):  # to the end, where gzip keeps its checksum
+                pass
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise SourceError(f"{archive} is damaged ({error}).", "Remove the file; the next run fetches it again.") from error
+    except FileExistsError as error:
+        raise _hostile(archive, f"holds {error.filename} twice") from error
+    if not (target / "PKG-INFO").is_file():
+        raise _hostile(archive, "has no PKG-INFO: it is no sdist")
+    return epoch
+
+
+def _inside(member: tarfile.TarInfo, archive: Path) -> PurePosixPath | None:
+    """The member's path below the top folder (None for that folder itself)."""
+    path = PurePosixPath(member.name)
+    if not (member.isreg() or member.isdir()):
+        raise _hostile(archive, f"holds {member.name!r}, which is a link or a device")
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
+        raise _hostile(archive, f"holds {member.name!r}, which leads outside")
+    top = archive.name.removesuffix(".tar.gz")
+    if path.parts[:1] != (top,):
+        raise _hostile(archive, f"holds {member.name!r}, outside its top folder {top!r}")
+    return PurePosixPath(*path.parts[1:]) if len(path.parts) > 1 else None
+
+
+def _hostile(archive: Path, why: str) -> SourceError:
+    return SourceError(f"{archive} {why}.", "Do not use this file. Remove it, and check where your package index got it.")
+
+
+def package_files(tree: Path) -> Iterator[PurePosixPath]:
+    """Every file of upstream's Python package, relative to the tree (``llama_cpp/llama.py``)."""
+    for path in sorted((tree / "llama_cpp").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and path.relative_to(tree).parts[1] not in ("lib", *COMPILED):
+            yield PurePosixPath(path.relative_to(tree).as_posix())

@@ -1,0 +1,72 @@
+"""How a wheel was built and where it has run: a file beside each in ``dist/`` that builds and tests add to and the index shows."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from pathlib import Path
+
+import msgspec
+
+from ..terminal import disk
+from . import archive
+
+SUFFIX = ".runs.json"
+#: The `what` of a build, whose record has no installer, devices or tests.
+BUILT = "build"
+
+
+class Record(msgspec.Struct, frozen=True, order=True):
+    """One run of the smoke inference, or the build: the `date` (UTC), the wheel's `sha256`, `what` (the test), the `processor` with
+    its plugin, `system` and `python` it ran on, the `installer`, the `devices` that ggml saw, the tests `passed` and `skipped`, and
+    the `tools` of a build."""
+
+    date: str
+    sha256: str
+    what: str
+    processor: str
+    system: str
+    python: str
+    installer: str
+    devices: str
+    passed: int = 0
+    skipped: int = 0
+    tools: str = ""
+
+
+def add(wheel: Path, **facts: object) -> None:
+    """Add a run of today to the wheel's records; one of the same kind replaces the older."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    new = msgspec.convert({"date": today, "sha256": archive.sha256(wheel), **facts}, Record)
+    same = ("sha256", "what", "processor", "system", "python", "installer", "devices")
+    kept = [old for old in read(wheel) if any(getattr(old, name) != getattr(new, name) for name in same)]
+    with disk.replacing(_beside(wheel)) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted([*kept, new])), indent=1) + b"\n")
+
+
+def read(wheel: Path, sha256: str | None = None) -> list[Record]:
+    """The runs of exactly this file (`sha256`: its hash, where that is known); none where nothing is recorded."""
+    rows: list[Record] = []
+    file = _beside(wheel)
+    if file.exists():
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            rows = decode(file.read_bytes())
+    return [row for row in rows if row.sha256 == (sha256 or archive.sha256(wheel))] if rows else []
+
+
+def runs(wheel: Path, sha256: str | None = None) -> list[Record]:
+    """As :func:`read`, without the build."""
+    return [row for row in read(wheel, sha256) if row.what != BUILT]
+
+
+def decode(content: bytes) -> list[Record]:
+    """The records in a file.
+
+    Raises:
+        msgspec.DecodeError: it is none of ours.
+    """
+    return msgspec.json.decode(content, type=list[Record])
+
+
+def _beside(wheel: Path) -> Path:
+    return wheel.with_name(wheel.name + SUFFIX)
