@@ -166,8 +166,9 @@ def _open_packages(facts: dict[str, Any]) -> str:
     through environments laid over another. What is open already stays the one that is used, and what is nowhere here is left to the
     system's search (a CUDA toolkit).
     """
+    folders = [os.path.expandvars(folder) for folder in facts.get("folders", [])]  # "$NAME/lib" where NAME is not set
     for name in facts.get("system", []):
-        reason = _open_first([name, *(os.path.join(os.path.expandvars(folder), name) for folder in facts.get("folders", []))])
+        reason = _open_first([name, *(os.path.join(folder, name) for folder in folders if os.path.isabs(folder))])
         if reason:
             return "{} (it comes with {})".format(reason, facts.get("brought_by", "the GPU's driver"))
     beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

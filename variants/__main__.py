@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     loop = step(
         "offload", "Offload to ggml's RPC plugin over loopback: the CPU's own bits, and what happens when the device is gone."
     )
-    loop.add_argument("--wheel", type=Path, help="this file, instead of the Vulkan wheel in dist/")
+    loop.add_argument("--wheel", type=Path, help="this file, instead of the first wheel in dist/ that has a plugin")
     loop.set_defaults(do=_offload)
 
     old = step("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).")
@@ -233,9 +233,6 @@ def _parser() -> argparse.ArgumentParser:
     state = step("status", "Collect the records of the wheels in dist/ and write docs/runs.md: what was built, and what ran where.")
     state.add_argument("--dist", type=Path, default=pipeline.DIST, metavar="FOLDER", help="where the wheels are (default: dist)")
     state.set_defaults(do=_status)
-
-    page = step("machines", "Print docs/machines.md: which machine gets which wheel.")
-    page.set_defaults(do=lambda _: sys.stdout.write(machine.markdown()) and None)
 
     web = step("serve", "Serve site/ on 127.0.0.1, and print the commands that install from it.")
     web.add_argument("--site", type=Path, default=source.ROOT / "site", metavar="FOLDER", help="the folder that `index` made")
@@ -321,7 +318,7 @@ def _assemble(options: argparse.Namespace) -> None:
 def _matrix(options: argparse.Namespace) -> None:
     variants = matrix.select(options.names, matrix.load())
     if not options.names:
-        variants = [variant for variant in variants if variant.table.plugin not in jobs.ON_REQUEST]
+        variants = [variant for variant in variants if not (variant.backend and variant.backend.on_request)]
     if options.changed_since:
         variants = jobs.touched(variants, options.changed_since)
     made = jobs.jobs(variants)
@@ -372,8 +369,7 @@ def _upstream_tests(options: argparse.Namespace) -> None:
 
 
 def _offload(options: argparse.Namespace) -> None:
-    for wheel in _wheels(options, ["vulkan"]):
-        smoke.offload(wheel, pipeline.BUILD)
+    smoke.offload(options.wheel or pipeline.with_plugin(), pipeline.BUILD)
 
 
 def _old_cpus(options: argparse.Namespace) -> None:

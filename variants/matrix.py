@@ -7,42 +7,49 @@ import re
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from .backends.backend import Backend, Lists
+from .backends.registry import BACKENDS
+from .backends.toolkit import Request
 from .choice import metadata
+from .compilers.toolchain import Toolchain
 from .errors import MatrixError, UsageError
-from .platforms import PLATFORMS
+from .platforms import PLATFORMS, Platform
 
 FOLDER = Path(__file__).parent
 #: In a wheel with a plugin: what `python -m llama_cpp` and `verify` say of it.
 DESCRIPTION = "llama_cpp/lib/plugin.json"
-_ARCHITECTURE = re.compile(r"[5-9]\d|1[0-2]\d")
-_GFX = re.compile(r"gfx\d{1,2}\d[0-9a-f]")
 _LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
 
 
 class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the smoke test expects: ``device``, the prefix of the ggml device name that must compute (``CPU``, ``CUDA``, …), and
-    ``flash_attention``, whether it computes with that alone."""
+    """What the smoke test expects."""
 
-    device: str
-    flash_attention: bool = False
+    device: Annotated[str, Meta(description="how the name of the ggml device that must compute begins: `CPU`, `CUDA`")]
+    flash_attention: Annotated[bool, Meta(description="whether the device computes with flash attention alone")] = False
 
 
-class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the variant needs beside the core: ``requires``, requirements that this variant's wheel alone has (PEP 508);
-    ``libraries``, the libraries that those packages bring, by their folder in site-packages, in the order in which they can be
-    opened; ``system``, libraries of the driver's or the system's, which `brought_by` brings, in the `folders` if the system's
-    loader does not find them (``$NAME`` is a variable of the environment). No wheel of ours carries either."""
+class Libraries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the wheels of one system need from elsewhere. No wheel carries any of it."""
 
-    requires: list[str] = []
-    libraries: dict[str, list[str]] = {}
-    system: list[str] = []
-    brought_by: str = "the GPU's driver"
-    folders: list[str] = []
+    libraries: Annotated[
+        dict[str, list[str]],
+        Meta(
+            description="the libraries that the packages in `requires` bring, by their folder in site-packages, in the order in "
+            'which they can be opened: `libraries."nvidia/cu13/lib" = ["libcudart.so.13", …]`. They give the plugin\'s RPATH, and '
+            "what the loader opens where that does not reach"
+        ),
+    ] = {}
+    system: Annotated[list[str], Meta(description="libraries of the driver's or the system's that the plugin needs")] = []
+    folders: Annotated[
+        list[str],
+        Meta(description="where those may lie if the system's loader does not find them; `$NAME` is a variable of the environment"),
+    ] = []
 
     @property
     def foreign(self) -> list[str]:
@@ -50,72 +57,90 @@ class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [*self.system, *(name for names in self.libraries.values() for name in names)]
 
 
-class Cuda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """NVIDIA: `nvcc`, the versions that build it (PEP 440); `architectures`, those that get machine code, as in ``86`` for compute
-    capability 8.6; `arm`, those of them whose GPUs exist beside Arm processors alone, which get none elsewhere; `ptx`, the one
-    whose PTX goes in as well, which drivers compile for GPUs newer than all of them."""
+class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the variant needs beside the core."""
 
-    nvcc: str
-    architectures: list[str]
-    arm: list[str] = []
-    ptx: str | None = None
+    requires: Annotated[list[str], Meta(description="requirements that this variant's wheel alone has (PEP 508)")] = []
+    brought_by: Annotated[
+        str, Meta(description='what brings the libraries in `system`, for the error that says that one is missing: `"ROCm 7"`')
+    ] = "the GPU's driver"
+    linux: Annotated[Libraries, Meta(description="what its wheels for Linux need from elsewhere")] = Libraries()
+    windows: Annotated[Libraries, Meta(description="the same for Windows")] = Libraries()
+    macos: Annotated[Libraries, Meta(description="the same for macOS")] = Libraries()
 
-    def compiled(self, platform: str) -> list[str]:
-        """The architectures that get machine code on `platform` (``linux_aarch64``)."""
-        return [one for one in self.architectures if one not in self.arm or platform.endswith(("aarch64", "arm64"))]
-
-    def properties(self) -> dict[str, dict[str, list[str]]]:
-        """``nvidia :: sm_arch``. A device M.m takes ``M0_virtual`` and no other PTX, so every newer major that this PTX reaches is
-        listed too; none beyond 12, which nvidia-variant-provider does not know yet."""
-        real = [f"{architecture}_real" for architecture in self.architectures]
-        reached = [major for major in range(5, 13) if self.ptx and major * 10 >= int(self.ptx)]
-        return {"nvidia": {"sm_arch": real + [f"{major}0_virtual" for major in reached]}}
+    def on(self, platform: Platform) -> Libraries:
+        """The libraries on this platform."""
+        found: Libraries = getattr(self, SYSTEMS[platform.system])
+        return found
 
 
-class Rocm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """AMD: `rocm`, the oldest version that builds it (a newer one of the same major does, too); `architectures`, those that get
-    machine code, as in ``gfx1100``."""
-
-    rocm: str
-    architectures: list[str]
-
-    def compiled(self, platform: str) -> list[str]:
-        """The architectures that get machine code on `platform`: all of them."""
-        return self.architectures
-
-    def properties(self) -> dict[str, dict[str, list[str]]]:
-        """``amd :: gfx_arch``."""
-        return {"amd": {"gfx_arch": self.architectures}}
+#: A platform's system (CMake's name) -> its table in `[runtime]`.
+SYSTEMS = {"Linux": "linux", "Windows": "windows", "Darwin": "macos"}
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A matrix file as it stands on disk. Keys without a default are required.
+    """A matrix file as it stands on disk. Keys without a default are required."""
 
-    summary: one line for people. platforms: on which the variant exists, by the short names of :mod:`.machine`, which are wheel
-    platforms before repair. unpublished: those of them where it is built for tests alone: another variant's plain wheel is
-    published, or the backend is not fit for it. label: the variant label of PEP 825; none for the plain wheel. plugin: ggml's
-    backend that goes in beside the core (``cuda`` for libggml-cuda). properties: what the label stands for, namespace -> feature ->
-    values, beside what `cuda` and `rocm` give. runtime: see :class:`Runtime`. smoke: see :class:`Smoke`.
-    """
+    summary: Annotated[str, Meta(description="one line: who gets this variant")]
+    platforms: Annotated[list[str], Meta(description=f"where it exists: {', '.join(f'`{name}`' for name in PLATFORMS)}")]
+    smoke: Annotated[Smoke, Meta(description="what the smoke test expects")]
+    unpublished: Annotated[
+        list[str],
+        Meta(
+            description="those of the `platforms` where it is built for tests alone, since another variant's plain wheel is "
+            "published there, or the backend is not fit for it. Such a wheel goes into a folder of its own below dist/, which "
+            "`index` does not read"
+        ),
+    ] = []
+    label: Annotated[
+        str | None,
+        Meta(
+            description="the variant label of PEP 825, 1 to 16 of `0-9 a-z _ .`; a file without one describes the plain wheel, of "
+            "which each platform has one"
+        ),
+    ] = None
+    plugin: Annotated[
+        str | None,
+        Meta(description="ggml's backend that goes in beside the core: `cuda` for libggml-cuda. Without one: the core alone"),
+    ] = None
+    properties: Annotated[
+        dict[str, dict[str, list[str]]],
+        Meta(
+            description='what the label stands for: `[properties.NAMESPACE]` with `feature = ["value", …]`, beside what the '
+            "backend's own table gives. Namespaces are those of `[variant.providers]` in pyproject.toml, features those of "
+            "[metadata.md](metadata.md)"
+        ),
+    ] = {}
+    runtime: Annotated[Runtime, Meta(description="what the variant needs beside the core")] = Runtime()
 
-    summary: str
-    platforms: list[str]
-    smoke: Smoke
-    unpublished: list[str] = []
-    label: str | None = None
-    plugin: str | None = None
-    cuda: Cuda | None = None
-    rocm: Rocm | None = None
-    properties: dict[str, dict[str, list[str]]] = {}
-    runtime: Runtime = Runtime()
+
+#: A file as it stands on disk: :class:`Table`, and the own table of each backend that has one.
+_File = msgspec.defstruct(
+    "_File",
+    [(name, backend.table | None, None) for name, backend in BACKENDS.items() if backend.table],
+    bases=(Table,),
+    frozen=True,
+    forbid_unknown_fields=True,
+)
 
 
 class Variant(msgspec.Struct, frozen=True):
-    """One entry of the matrix: its name (the file's), the file, and what stands in it."""
+    """One entry of the matrix: its name (the file's), the file, what stands in it, and of that its backend's table (`lists`)."""
 
     name: str
     file: Path
     table: Table
+    lists: Lists | None = None
+
+    @property
+    def backend(self) -> Backend | None:
+        """The backend whose plugin goes in beside the core; None for the core alone."""
+        return BACKENDS[self.table.plugin] if self.table.plugin else None
+
+    @property
+    def buildable(self) -> list[str]:
+        """The platforms for which its wheel is published, and somebody knows how to build it."""
+        return [name for name in self.published if self.backend is None or name in self.backend.platforms]
 
     @property
     def label(self) -> str | None:
@@ -131,32 +156,32 @@ class Variant(msgspec.Struct, frozen=True):
     def properties(self) -> dict[str, dict[str, list[str]]]:
         """What the label stands for: the file's properties, and those that its lists of architectures give."""
         merged = {namespace: dict(features) for namespace, features in self.table.properties.items()}
-        for part in (self.table.cuda, self.table.rocm):
-            for namespace, features in part.properties().items() if part else ():
-                merged.setdefault(namespace, {}).update(features)
+        for namespace, features in self.lists.properties().items() if self.lists else ():
+            merged.setdefault(namespace, {}).update(features)
         return merged
 
 
-def narrowed(variant: Variant, architectures: Sequence[str], ptx: str | None = None) -> Variant:
+def request(
+    variant: Variant,
+    toolchain: Toolchain,
+    tree: Path,
+    source: str | None = None,
+    fetch: bool = False,
+    log: Path = Path("toolkit.log"),
+) -> Request:
+    """What is asked of the finder of the variant's backend; :class:`.Request` says what each is."""
+    return Request(variant.name, variant.lists, toolchain, tree, toolchain.platform.name, source, fetch, log)
+
+
+def narrowed(variant: Variant, architectures: Sequence[str]) -> Variant:
     """The same variant with machine code for these `architectures` of GPUs alone: what it stands for shrinks with it.
 
     Raises:
-        UsageError: it has none, or one is spelt wrong.
+        UsageError: it has no such list, or one is spelt wrong.
     """
-    table = variant.table
-    if not (lists := table.cuda or table.rocm):
+    if variant.lists is None:
         raise UsageError(f"{variant.name} has no list of GPU architectures.", "Leave out --arch.")
-    vendor, spelling, remedy = (
-        ("NVIDIA", _ARCHITECTURE, 'Write compute capability 8.6 as "86", 12.0 as "120", or `native`.')
-        if table.cuda
-        else ("AMD", _GFX, 'Write it as rocminfo does, "gfx1100", or `native`.')
-    )
-    for text in [*architectures, *([ptx] if ptx else [])]:
-        if not spelling.fullmatch(text):
-            raise UsageError(f'"{text}" is no {vendor} architecture.', remedy)
-    changed: dict[str, object] = {"architectures": list(architectures)} | ({"arm": [], "ptx": ptx} if table.cuda else {})
-    part = {"cuda" if table.cuda else "rocm": msgspec.structs.replace(lists, **changed)}
-    return msgspec.structs.replace(variant, table=msgspec.structs.replace(table, **part))
+    return msgspec.structs.replace(variant, lists=variant.lists.narrowed(architectures))
 
 
 def as_built(variant: Variant, description: bytes | None, platforms: Iterable[str]) -> Variant:
@@ -165,24 +190,18 @@ def as_built(variant: Variant, description: bytes | None, platforms: Iterable[st
     Raises:
         ValueError: the description is damaged.
     """
-    lists = variant.table.cuda or variant.table.rocm
-    if lists is None or description is None:
+    if variant.lists is None or description is None:
         return variant
     facts = msgspec.json.decode(description, type=_Described).toolkit
-    if any(facts.architectures == lists.compiled(platform) for platform in platforms):
+    if any(facts.get("architectures") == variant.lists.compiled(platform) for platform in platforms):
         return variant
-    return narrowed(variant, facts.architectures, None if facts.ptx == "none" else facts.ptx)
-
-
-class _Compiled(msgspec.Struct, frozen=True):
-    """Of plugin.json's ``toolkit``, what the properties depend on."""
-
-    architectures: list[str] = []
-    ptx: str = "none"
+    return msgspec.structs.replace(variant, lists=variant.lists.as_compiled(facts))
 
 
 class _Described(msgspec.Struct, frozen=True):
-    toolkit: _Compiled = _Compiled()
+    """Of plugin.json, what the properties depend on."""
+
+    toolkit: dict[str, str | list[str]] = {}
 
 
 def load(folder: Path = FOLDER) -> dict[str, Variant]:
@@ -215,7 +234,7 @@ def read(file: Path) -> Variant:
         MatrixError: naming file, key and remedy.
     """
     try:
-        table = msgspec.toml.decode(file.read_bytes(), type=Table)
+        table = typing.cast(Table, msgspec.toml.decode(file.read_bytes(), type=_File))
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise MatrixError(f"{file}: {_readable(str(error))}", _remedy(str(error))) from error
     if unknown := [name for name in table.platforms if name not in PLATFORMS]:
@@ -233,40 +252,58 @@ def read(file: Path) -> Variant:
             f'{file}: key `label`: "{table.label}" is no variant label.',
             "Use 1 to 16 of the characters 0-9 a-z _ . (PEP 825).",
         )
-    variant = Variant(file.stem, file, table)
+    variant = Variant(file.stem, file, table, _own_table(file, table))
     if (table.label is None) != (not variant.properties):
         raise MatrixError(
             f"{file}: a label stands for properties, and only for them.", "Give it both `label` and `[properties.…]`, or neither."
         )
+    _check_libraries(file, table)
     _check_values(file, variant)
     return variant
 
 
+def _own_table(file: Path, table: Table) -> Lists | None:
+    """The backend's own table, which it must have if it wants one, and no other backend's."""
+    if table.plugin is not None and table.plugin not in BACKENDS:
+        raise MatrixError(
+            f'{file}: key `plugin`: nobody knows how to build ggml\'s backend "{table.plugin}".',
+            f"{suggestion(table.plugin, BACKENDS)}Known: {', '.join(BACKENDS)}. docs/variants.md says how to add one.",
+        )
+    for name, backend in BACKENDS.items():
+        lists: Lists | None = getattr(table, name, None)
+        if name == table.plugin and backend.table:
+            if lists is None:
+                keys = ", ".join(f"`{field.name}`" for field in msgspec.structs.fields(backend.table) if field.required)
+                raise MatrixError(f"{file}: table `{name}` is missing.", f"The plugin wants it, with {keys}: see docs/variants.md.")
+            if wrong := lists.mistake():
+                raise MatrixError(f"{file}: table `{name}`: {wrong[0]}", wrong[1])
+            return lists
+        if lists is not None:
+            raise MatrixError(f"{file}: table `{name}` is another backend's.", f'Remove it, or write `plugin = "{name}"`.')
+    return None
+
+
+def _check_libraries(file: Path, table: Table) -> None:
+    """Libraries are named for each system that the variant is for, as that system's are."""
+    named = {system: getattr(table.runtime, key) for system, key in SYSTEMS.items()}
+    wanted = {PLATFORMS[name].system for name in table.platforms}
+    for system in set(named) - wanted:
+        if named[system].foreign:
+            raise MatrixError(
+                f"{file}: `[runtime.{SYSTEMS[system]}]` is for a system that `platforms` does not name.",
+                "Remove it, or name a platform of that system.",
+            )
+    for system, libraries in named.items():
+        where = f"`[runtime.{SYSTEMS[system]}]`"
+        if not libraries.foreign and system in wanted and any(other.foreign for other in named.values()):
+            raise MatrixError(f"{file}: {where} is missing.", f"Name there what the plugin needs on {system}, as for the others.")
+        ending = {"Linux": r".+\.so(\.\d+)*", "Windows": r".+\.dll", "Darwin": r".+\.dylib"}[system]
+        if wrong := next((name for name in libraries.foreign if not re.fullmatch(ending, name)), None):
+            raise MatrixError(f'{file}: {where}: "{wrong}" is no library\'s name on {system}.', "Write its file name alone.")
+
+
 def _check_values(file: Path, variant: Variant) -> None:
     """Properties that their provider knows, in namespaces that pyproject.toml has a provider for; valid requirements."""
-    table = variant.table
-    if table.plugin == "cuda" and table.cuda is None:
-        raise MatrixError(
-            f"{file}: table `cuda` is missing.", "The plugin wants `nvcc` and `architectures`; see variants/cuda13.toml."
-        )
-    if table.plugin == "hip" and table.rocm is None:
-        raise MatrixError(
-            f"{file}: table `rocm` is missing.", "The plugin wants `rocm` and `architectures`; see variants/rocm7.toml."
-        )
-    if table.cuda and not all(_ARCHITECTURE.fullmatch(text) for text in [*table.cuda.architectures, table.cuda.ptx or "90"]):
-        raise MatrixError(
-            f"{file}: table `cuda`: an architecture is two or three digits.", 'Write compute capability 8.6 as "86", 12.0 as "120".'
-        )
-    if table.cuda and (alone := sorted(set(table.cuda.arm) - set(table.cuda.architectures))):
-        raise MatrixError(f"{file}: table `cuda`: `arm` names {alone[0]}.", "Name what also stands in `architectures`.")
-    if table.cuda:
-        try:
-            SpecifierSet(table.cuda.nvcc)
-        except InvalidSpecifier as error:
-            raise MatrixError(
-                f'{file}: key `nvcc` in `[cuda]`: "{table.cuda.nvcc}" is no version range.',
-                "Write it as in `>=12.8,<13` (PEP 440).",
-            ) from error
     namespaces = metadata.own().namespace_priorities
     for namespace, features in variant.properties.items():
         if namespace not in namespaces:
@@ -282,7 +319,7 @@ def _check_values(file: Path, variant: Variant) -> None:
                     f"{file}: key `properties.{namespace}.{feature}`: {error}.",
                     "Values are lists of a-z 0-9 _ . (PEP 825); docs/metadata.md has each provider's features.",
                 ) from error
-    for text in table.runtime.requires:
+    for text in variant.table.runtime.requires:
         try:
             Requirement(text)
         except InvalidRequirement as error:
@@ -321,7 +358,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def _keys(path: str) -> list[str]:
     """The keys that may stand at a msgspec path such as ``$.smoke``."""
-    kind: type[msgspec.Struct] = Table
+    kind: type[msgspec.Struct] = _File
     for part in path.split(".")[1:]:
         inner = typing.get_type_hints(kind).get(part)
         inner = next((one for one in typing.get_args(inner) if one is not type(None)), inner) if inner else None

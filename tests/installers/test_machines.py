@@ -15,8 +15,8 @@ from variantlib.variants_json import VariantsJson
 
 from tests.installers.tools import ROOT, ROWS, UV, emulate, environment
 from variants import matrix
-from variants.choice import explain, listing, machine
-from variants.choice.machine import Row
+from variants.choice import explain, known, listing, machine
+from variants.choice.known import Row
 
 NEWEST = subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
@@ -133,4 +133,4 @@ def test_this_machine_through_variables(offer: tuple[Path, str], monkeypatch: py
 
 def test_the_page_is_made_from_the_table() -> None:
     page = ROOT / "docs" / "machines.md"
-    assert page.read_text(encoding="utf-8") == machine.markdown(), "make it again: `python -m variants machines > docs/machines.md`"
+    assert page.read_text(encoding="utf-8") == known.markdown(), "make it again: `nox -s docs`"

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.installers.tools import ROOT
 from variants import matrix
-from variants.choice import machine
+from variants.choice import known
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
@@ -67,7 +67,7 @@ def test_screen(screen: str, browser: Browser, offer: tuple[Path, str], pictures
         assert label in text
         assert f"{address if 'without' not in screen else 'http://127.0.0.1:8000/'}backends/{label}/simple/" in text
     assert "uv pip install --preview-features wheel-variants --index" in text
-    for row in machine.table():
+    for row in known.table():
         if row.preview:
             shown = page.locator("details[open] tr", has_text=row.name).first.locator("td").all_text_contents()
             assert shown[1:] == [row.gets, row.uv or row.gets, "nothing" if row.gets == "nothing" else "plain"], row.name

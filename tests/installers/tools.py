@@ -13,8 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from variants import matrix
-from variants.choice import machine
-from variants.choice.machine import Row
+from variants.choice import known
+from variants.choice.known import Row
 from variants.platforms import PLATFORMS
 from variants.steps import label
 from variants.wheel import archive
@@ -212,4 +212,4 @@ def emulate(row: Row, folder: Path) -> tuple[Path, dict[str, str]]:
     return python, {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **(FEATURE if row.preview else {})}
 
 
-ROWS = machine.table()
+ROWS = known.table()

@@ -58,7 +58,7 @@ class Kit(msgspec.Struct, frozen=True):
 
     @property
     def sonames(self) -> list[str]:
-        return [name for names in self.variant.table.runtime.libraries.values() for name in names]
+        return [name for names in self.variant.table.runtime.linux.libraries.values() for name in names]
 
 
 @pytest.fixture(scope="module", params=sorted(WHEELS))
@@ -268,7 +268,7 @@ def test_wrong_major(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path]
 
 def test_the_systems_cuda(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path]) -> None:
     """NVIDIA's packages left out on purpose: a CUDA that the system's loader finds is used."""
-    system = [str(nvidia[kit.major] / folder) for folder in kit.variant.table.runtime.libraries]
+    system = [str(nvidia[kit.major] / folder) for folder in kit.variant.table.runtime.linux.libraries]
     found = look(python, folders=[ours], driver=kit.driver, LD_LIBRARY_PATH=os.pathsep.join(system))
     assert no_device(found), found
     assert taken(found, kit, nvidia[kit.major])
@@ -295,5 +295,5 @@ def test_two_majors(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path])
 
 def opening(variant: matrix.Variant, folder: Path) -> list[str]:
     """A line of Python that opens the variant's libraries from `folder`, all symbols visible."""
-    files = [str(folder / where / name) for where, names in variant.table.runtime.libraries.items() for name in names]
+    files = [str(folder / where / name) for where, names in variant.table.runtime.linux.libraries.items() for name in names]
     return [f"import ctypes; [ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL) for file in {files!r}]"]

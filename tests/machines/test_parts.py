@@ -14,7 +14,7 @@ import pytest
 
 from tests.machines.conftest import Run
 from variants import matrix, platforms
-from variants.backends import registry, toolkit
+from variants.backends import vulkan
 from variants.compilers import toolchain
 from variants.upstream import source
 from variants.wheel import archive
@@ -31,7 +31,7 @@ def clone(folder: Path) -> Path:
 
 def has_vulkan(tmp_path: Path) -> bool:
     tools = toolchain.find("system", tmp_path, HERE, write=False)
-    return not registry.find(toolkit.Request(matrix.load()["vulkan"], tools, source.vendor().tree, HERE.name)).missing
+    return not vulkan.find(matrix.request(matrix.load()["vulkan"], tools, source.vendor().tree)).missing
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from variants import matrix
+from variants.backends.registry import BACKENDS
 from variants.errors import MatrixError, UsageError
 
 GOOD = 'summary = "x"\nplatforms = ["linux_x86_64"]\n[smoke]\ndevice = "CPU"\n'
 LABELLED = 'label = "v"\n' + GOOD + '[properties.llama_cpp]\nbackend = ["vulkan"]\n'
+WITH_CUDA = 'plugin = "cuda"\n' + LABELLED
 CUDA = '[cuda]\nnvcc = ">=12.8,<13"\n'
 
 
@@ -30,14 +32,15 @@ def test_the_real_matrix_loads_and_is_documented() -> None:
         matrix.Table.__struct_fields__
         + matrix.Smoke.__struct_fields__
         + matrix.Runtime.__struct_fields__
-        + matrix.Cuda.__struct_fields__
+        + matrix.Libraries.__struct_fields__
+        + tuple(field for backend in BACKENDS.values() if backend.table for field in backend.table.__struct_fields__)
     ):
         assert f"`{field}`" in documented
 
 
 def test_architectures_stand_once(tmp_path: Path) -> None:
     """One list gives `sm_arch`, with M0_virtual for every major that the PTX reaches (PTX 90: from Hopper on)."""
-    text = 'label = "c"\n' + GOOD + CUDA + 'architectures = ["61", "90", "120"]\nptx = "90"\n'
+    text = 'label = "c"\nplugin = "cuda"\n' + GOOD + CUDA + 'architectures = ["61", "90", "120"]\nptx = "90"\n'
     text += '[properties.nvidia]\ncuda_version_lower_bound = ["12.4"]\n'
     assert matrix.read(write(tmp_path, text)).properties == {
         "nvidia": {
@@ -60,15 +63,38 @@ def test_architectures_stand_once(tmp_path: Path) -> None:
             "key `properties.nvidia.backend`: the provider of nvidia knows no feature",
             "metadata.md",
         ),
-        (LABELLED + CUDA + 'architectures = ["8.6"]\n', "table `cuda`: an architecture is two or three digits", 'as "86"'),
-        (LABELLED + CUDA + 'ptx = "90"\n', "key `architectures` is missing in `[cuda]`", "docs/variants.md"),
-        (LABELLED + '[cuda]\narchitectures = ["86"]\n', "key `nvcc` is missing in `[cuda]`", "docs/variants.md"),
-        (LABELLED + '[cuda]\nnvcc = "12"\narchitectures = ["86"]\n', '"12" is no version range', ">=12.8,<13"),
-        (LABELLED + CUDA + 'architectures = ["86"]\narm = ["121"]\n', "`arm` names 121", "also stands in `architectures`"),
-        ('plugin = "cuda"\n' + LABELLED, "table `cuda` is missing", "cuda13.toml"),
-        ('plugin = "hip"\n' + LABELLED, "table `rocm` is missing", "rocm7.toml"),
+        (WITH_CUDA + CUDA + 'architectures = ["8.6"]\n', 'table `cuda`: "8.6" is no NVIDIA architecture', 'as "86"'),
+        (WITH_CUDA + CUDA + 'ptx = "90"\n', "key `architectures` is missing in `[cuda]`", "docs/variants.md"),
+        (WITH_CUDA + '[cuda]\narchitectures = ["86"]\n', "key `nvcc` is missing in `[cuda]`", "docs/variants.md"),
+        (WITH_CUDA + '[cuda]\nnvcc = "12"\narchitectures = ["86"]\n', '"12" is no version range', ">=12.8,<13"),
+        (WITH_CUDA + CUDA + 'architectures = ["86"]\narm = ["121"]\n', "`arm` names 121", "also stands in `architectures`"),
+        ('plugin = "cuda"\n' + LABELLED, "table `cuda` is missing", "`architectures`, `nvcc`"),
+        ('plugin = "hip"\n' + LABELLED, "table `hip` is missing", "`rocm`"),
         ('unpublished = ["win_amd64"]\n' + GOOD, "`unpublished` names win_amd64", "also stands in `platforms`"),
-        (LABELLED + '[rocm]\nrocm = "7.0"\narchitectures = ["1100"]\n', "the provider of amd has no gfx_arch 1100", "metadata.md"),
+        (
+            'plugin = "hip"\n' + LABELLED + '[hip]\nrocm = "7.0"\narchitectures = ["1100"]\n',
+            '"1100" is no AMD architecture',
+            "rocminfo",
+        ),
+        (LABELLED + CUDA + 'architectures = ["86"]\n', "table `cuda` is another backend's", 'plugin = "cuda"'),
+        (WITH_CUDA + CUDA + 'architectures = ["86"]\nptx = "9"\n', '`ptx`: "9" is no NVIDIA architecture', 'as "86"'),
+        ('plugin = "cudda"\n' + GOOD, 'nobody knows how to build ggml\'s backend "cudda"', 'Did you mean "cuda"?'),
+        (
+            GOOD + '[runtime.windows]\nsystem = ["a.dll"]\n',
+            "`[runtime.windows]` is for a system that `platforms` does not",
+            "Remove it",
+        ),
+        (GOOD + '[runtime.linux]\nsystem = ["a.dll"]\n', '"a.dll" is no library\'s name on Linux', "file name"),
+        (
+            GOOD.replace('"]', '", "win_amd64"]') + '[runtime.linux]\nsystem = ["liba.so.1"]\n',
+            "`[runtime.windows]` is missing",
+            "on Windows",
+        ),
+        (
+            GOOD + '[runtime.linux]\nsystems = ["liba.so.1"]\n',
+            "unknown key `systems` in `[runtime.linux]`",
+            'Did you mean "system"?',
+        ),
         (LABELLED.replace('"vulkan"', '"Vul-kan"'), 'key `properties.llama_cpp.backend`: "Vul-kan" is no value', "PEP 825"),
         (LABELLED.replace('"vulkan"', '"metal"'), "static properties have only", "PEP 825"),
         (LABELLED.replace('["vulkan"]', "[]"), "the list of values is empty", "PEP 825"),

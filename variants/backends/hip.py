@@ -8,10 +8,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+from msgspec import Meta
+
+from ..choice.machine import Machine
 from ..errors import UsageError
 from ..terminal import process
-from .toolkit import Part, Request, Toolkit
+from .backend import Backend, Lists, Properties
+from .toolkit import Piece, Request, Toolkit
 
 #: What the plugin is compiled with and linked to, by the files that show that it is there: AMD's places first, then those of
 #: distributions (Fedora's lib64, Debian's lib/x86_64-linux-gnu).
@@ -23,14 +28,34 @@ _PIECES = {
 }
 
 
+class Hip(Lists, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """AMD: the architectures, once, for the compiler and for the property `gfx_arch`; `"gfx1100"`, as rocminfo has it."""
+
+    rocm: Annotated[str, Meta(description="the oldest ROCm that builds it; a newer one of the same major does, too")]
+
+    maker = "AMD"
+    spelling = r"gfx\d{1,2}\d[0-9a-f]"
+    spelt = 'Write it as rocminfo does, "gfx1100".'
+    detector = "rocminfo"
+    example = "gfx1100"
+
+    def properties(self) -> Properties:
+        """``amd :: gfx_arch``."""
+        return {"amd": {"gfx_arch": self.architectures}}
+
+    def here(self, machine: Machine) -> list[str]:
+        """``gfx1100``, as ROCm and its compilers spell it."""
+        return list(machine.gfx)
+
+
 def find(request: Request) -> Toolkit:
     """The folder that the user named, ROCM_PATH, the one of ``hipconfig`` on PATH, or the newest of AMD's packages.
 
     Raises:
         UsageError: `request.source` is no folder: the package index has no ROCm compiler.
     """
-    table = request.variant.table.rocm
-    assert table is not None
+    table = request.table
+    assert isinstance(table, Hip)  # the matrix refuses the plugin without its table
     if request.source == "index":
         raise UsageError("The package index has no ROCm compiler.", "Name a ROCm: `--toolkit FOLDER`, or leave out --toolkit.")
     homes = {home: {what: _piece(home, what) for what in _PIECES} for home in _homes(request.source)}
@@ -39,11 +64,11 @@ def find(request: Request) -> Toolkit:
     version = _version(home) if home else None
     fits = version if version and version.split(".")[0] == table.rocm.split(".")[0] else None
     wanted = f"{table.rocm} or a newer {table.rocm.split('.')[0]}"
-    parts = [Part("ROCm", wanted, fits and f"{fits} ({home})", version or "nothing")]
-    parts += [Part(what, "of that ROCm", str(piece) if piece else None) for what, piece in pieces.items()]
+    found_pieces = [Piece("ROCm", wanted, fits and f"{fits} ({home})", version or "nothing")]
+    found_pieces += [Piece(what, "of that ROCm", str(piece) if piece else None) for what, piece in pieces.items()]
     return Toolkit(
         "hip",
-        tuple(parts),
+        tuple(found_pieces),
         "Install ROCm (AMD's packages rocm-hip-sdk; a distribution's, as Debian's hipcc, libhipblas-dev and librocblas-dev;\n"
         "or run this in AMD's container rocm/dev, `complete` in its tag),\n"
         "and name it in ROCM_PATH or with --toolkit FOLDER where it is not in AMD's own place.",
@@ -94,3 +119,6 @@ def _version(home: Path) -> str | None:
             if found := re.search(pattern, (home / name).read_text(encoding="ascii")):
                 return ".".join(found.groups())
     return None
+
+
+BACKEND = Backend("hip", find, platforms=("linux_x86_64",), table=Hip, on_request=True)

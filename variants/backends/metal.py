@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ..terminal import process
-from .toolkit import Part, Request, Toolkit
+from .backend import Backend
+from .toolkit import Piece, Request, Toolkit
 
 
 def find(request: Request) -> Toolkit:
@@ -14,9 +15,12 @@ def find(request: Request) -> Toolkit:
     version = process.output(["xcrun", "--sdk", "macosx", "--show-sdk-version"]).strip()
     found = version if sdk.startswith("/") and re.fullmatch(r"\d+(\.\d+)*", version) else None
     return Toolkit(
-        request.variant.table.plugin or "metal",
-        (Part("macOS SDK with Metal", "any", found),),
+        "metal",
+        (Piece("macOS SDK with Metal", "any", found),),
         "Install Apple's command line tools: `xcode-select --install`.",
         (),
         {"macos_sdk": version if found else "unknown"},
     )
+
+
+BACKEND = Backend("metal", find, platforms=("macosx_arm64",))

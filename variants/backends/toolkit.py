@@ -1,4 +1,4 @@
-"""What a plugin needs beside a compiler: found on this machine, told part by part, with the command that brings the rest."""
+"""What a plugin needs beside a compiler: found on this machine, told piece by piece, with the command that brings the rest."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.table import Table
 
 from ..compilers.toolchain import Toolchain
 from ..errors import ToolchainError
-from ..matrix import Variant
 from ..terminal.console import console
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked of a finder: the `variant`, the `toolchain`, upstream's unpacked `tree` (for its feature tests), the
-    `platform` it is for, the `source` that the user named (``index``, ``machine``, a folder; None: the variant's own order),
-    whether what is missing may be fetched, and the log for that."""
+    """What is asked of a finder: the `variant` by name, the backend's own `table` of it (:class:`.Lists`), the `toolchain`,
+    upstream's unpacked `tree` (for its feature tests), the `platform` it is for, the `source` that the user named (``index``,
+    ``machine``, a folder; None: the variant's own order), whether what is missing may be fetched, and the log for that."""
 
-    variant: Variant
+    variant: str
+    table: object
     toolchain: Toolchain
     tree: Path
     platform: str
@@ -30,7 +30,7 @@ class Request(msgspec.Struct, frozen=True):
     log: Path = Path("toolkit.log")
 
 
-class Part(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True):
     """One thing that a plugin needs: `what`, the version or property `wanted`, what was `found` (None: nothing that fits), and what
     was `seen` that does not fit."""
 
@@ -41,11 +41,11 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Toolkit(msgspec.Struct, frozen=True):
-    """All parts of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
+    """All pieces of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
     toolkit's folder, where it is one, and the `identity` of the compiler in it, by which compiler caches know it."""
 
     plugin: str
-    parts: tuple[Part, ...]
+    pieces: tuple[Piece, ...]
     remedy: str
     cmake: tuple[str, ...] = ()
     facts: dict[str, str | list[str]] = {}
@@ -53,8 +53,8 @@ class Toolkit(msgspec.Struct, frozen=True):
     identity: str = ""
 
     @property
-    def missing(self) -> list[Part]:
-        return [part for part in self.parts if part.found is None]
+    def missing(self) -> list[Piece]:
+        return [piece for piece in self.pieces if piece.found is None]
 
 
 def require(kit: Toolkit) -> Toolkit:
@@ -64,7 +64,7 @@ def require(kit: Toolkit) -> Toolkit:
         ToolchainError: naming what is missing, what was found and the command that helps.
     """
     if kit.missing:
-        rows = "\n".join(f"  {part.what}: wanted {part.wanted}, found {part.found or part.seen}" for part in kit.parts)
+        rows = "\n".join(f"  {one.what}: wanted {one.wanted}, found {one.found or one.seen}" for one in kit.pieces)
         raise ToolchainError(f"The plugin `{kit.plugin}` cannot be built on this machine as it is:\n{rows}", kit.remedy)
     return kit
 
@@ -77,8 +77,9 @@ def told(facts: Mapping[str, object]) -> list[str]:
 def show(kit: Toolkit) -> None:
     """Print what was wanted and found, and what will be used."""
     table = Table.grid(padding=(0, 2))
-    for part in kit.parts:
-        table.add_row("[green]✓[/]" if part.found else "[red]✗[/]", part.what, part.wanted, part.found or f"found {part.seen}")
+    for piece in kit.pieces:
+        mark = "[green]✓[/]" if piece.found else "[red]✗[/]"
+        table.add_row(mark, piece.what, piece.wanted, piece.found or f"found {piece.seen}")
     console.print(f"[bold]{kit.plugin}[/]")
     console.print(table, width=None if console.is_terminal else 160)
     for text in told(kit.facts):

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 from packaging.version import Version
 
-from ..choice import explain, machine, metadata
+from ..choice import explain, known, metadata
 from ..choice.listing import Listing
 from ..wheel.records import Record
 from .pages import File
@@ -73,7 +73,7 @@ def _machines(listing: Listing, version: str) -> list[dict[str, str]]:
     """For each machine of the table, what three kinds of installer take of this version."""
     alone = msgspec.structs.replace(listing, wheels=[wheel for wheel in listing.wheels if wheel.version == version])
     rows = []
-    for row in machine.table():
+    for row in known.table():
         if row.preview:  # the others are the last column
             what = {name: explain.choose(alone, row.machine(), name, version) for name in ("standard", "uv", "pip")}
             rows.append({"name": row.name} | {name: choice.spelled for name, choice in what.items()})

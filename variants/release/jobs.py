@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from .. import platforms
-from ..backends import registry
+from .. import matrix, platforms
+from ..backends.registry import BACKENDS
 from ..errors import UsageError
 from ..matrix import Variant
 from ..upstream.source import ROOT
-from . import parts, pipeline
+from . import imports, parts, pipeline
 
 #: GitHub's runners by the platform that they compile on (docs/publishing.md). Cores are cross-compiled by zig, on the first.
 RUNNERS = {
@@ -25,12 +26,12 @@ RUNNERS = {
     "macosx_arm64": "macos-15",
     "macosx_x86_64": "macos-15-intel",
 }
-#: Plugins for which no hosted runner has the toolkit: their jobs are made when their variant is named.
-ON_REQUEST = ("hip",)
-# What every wheel is made by or of.
-_EVERYTHING = ("CMakeLists.txt", "pyproject.toml", "noxfile.py", "vendor", "llama_cpp")
-#: Step of the library that no wheel is made by, or that only a variant's plugin is.
-_ELSEWHERE = "machines bench explain front index jobs listing machine pages providers serve smoke status".split()
+# What every wheel is made or tested by, beside the task library.
+_EVERYTHING = (
+    "CMakeLists.txt", "pyproject.toml", "noxfile.py", "vendor", "llama_cpp", "variants/pins", "tests/inference", ".github", ".ci",
+)  # fmt: skip
+# Modules that make wheels: the steps, and those that other programs run (CMake, scikit-build-core).
+_MAKERS = ("release/pipeline.py", "release/parts.py", "steps/exports.py", "upstream/metadata_provider.py", "trial/smoke.py")
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -61,7 +62,7 @@ def jobs(variants: Sequence[Variant]) -> Jobs:
     ready: list[str] = []
     for variant in variants:
         plugin = variant.table.plugin
-        names = registry.buildable(variant)
+        names = variant.buildable
         ready += [variant.name] if names else []
         kind = pipeline.kind(variant, pipeline.Options())
         for name in names:
@@ -83,8 +84,8 @@ def jobs(variants: Sequence[Variant]) -> Jobs:
 def touched(variants: Sequence[Variant], reference: str) -> list[Variant]:
     """Those of `variants` whose wheels may differ from those of the git commit `reference`, by what has changed since.
 
-    A matrix file asks for its own variant, a toolkit's finder for the variants with that plugin, anything else that wheels are made
-    by for all; documents and tests ask for none.
+    A matrix file asks for its own variant, a backend's folder for the variants with that plugin, whatever else wheels are made or
+    tested by for all. That follows from the imports of the modules that make them. Documents and other tests ask for none.
 
     Raises:
         UsageError: there is no such commit.
@@ -105,16 +106,27 @@ def touched(variants: Sequence[Variant], reference: str) -> list[Variant]:
 
 
 def _concerns(file: str, variant: Variant) -> bool:
-    """May a change of this file change the variant's wheel?"""
+    """May a change of this file change the variant's wheel, or what its tests say of it?"""
     path = PurePosixPath(file)
     if path.parts[0] == "variants" and path.suffix == ".toml" and len(path.parts) == 2:
         return path.stem == variant.name
-    if path.parts[0] == "variants":
-        inner = path.parts[1:]
-        inner = inner[2:] if inner[:2] == ("data", "toolkits") else inner[1:] if inner[0] == "data" else inner
-        name = inner[0].partition(".")[0]
-        kit = next((plugin for plugin in registry.KITS if name.startswith(plugin)), None)
-        if kit:
-            return variant.table.plugin == kit and (not name[len(kit) :] or name == variant.name)
-        return name not in _ELSEWHERE
-    return path.parts[0] in _EVERYTHING
+    if path.parts[:2] == ("variants", "backends") and (backend := path.parts[2].removesuffix(".py")) in BACKENDS:
+        pins = (
+            path.parts[3].removesuffix(".txt") if len(path.parts) > 3 else ""
+        )  # of one variant's toolkit, and programs beside them
+        return variant.table.plugin == backend and (pins not in matrix.load() or pins == variant.name)
+    if path.parts[0] == "variants" and path.parts[1] != "pins":
+        return ROOT / path in _makers() or (path.suffix != ".py" and any(path.name in text for text in _makers().values()))
+    if path.is_relative_to("tests/plugins"):
+        return variant.table.plugin is not None and path.stem in (
+            f"failing_{variant.table.plugin}",
+            f"{variant.table.plugin}_driver",
+        )
+    return any(path.is_relative_to(name) for name in _EVERYTHING)
+
+
+@functools.cache
+def _makers() -> dict[Path, str]:
+    """The modules that make wheels, with what they import, and the text of each: data that it reads is named there."""
+    files = imports.closure([imports.VARIANTS / name for name in _MAKERS])
+    return {file: file.read_text(encoding="utf-8") for file in files}

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from .. import matrix, platforms
-from ..backends import registry
 from ..errors import UsageError, WheelError
 from ..matrix import Variant
 from ..platforms import Platform
@@ -80,7 +79,7 @@ def assemble_all(variants: Sequence[Variant], options: Options, parts: Path) -> 
     wanted = [
         (variant, platforms.get(name))
         for variant in variants
-        for name in ([options.platform] if options.platform else registry.buildable(variant))
+        for name in ([options.platform] if options.platform else variant.buildable)
     ]
     found = []  # all of them, before anything is done
     for variant, platform in wanted:

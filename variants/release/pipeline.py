@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import matrix, platforms
-from ..backends import registry, toolkit
+from ..backends import toolkit
 from ..choice import machine
 from ..compilers import cache, toolchain
 from ..errors import UsageError, VariantsError, WheelError
@@ -115,10 +115,13 @@ def narrowed(variant: Variant, options: Options) -> Variant:
         return variant
     asked = [text for text in options.architectures if text != "native"]
     if "native" in options.architectures:
-        found = machine.detect().architectures(amd=variant.table.rocm is not None)
-        if not found:
-            asking, example = ("rocminfo", "--arch gfx1100") if variant.table.rocm else ("nvidia-smi", "--arch 86")
-            raise UsageError(f"--arch native: {asking} shows no GPU on this machine.", f"Name the architecture: `{example}`.")
+        lists = variant.lists
+        found = lists.here(machine.detect()) if lists else []
+        if lists and not found:
+            raise UsageError(
+                f"--arch native: {lists.detector} shows no GPU on this machine.",
+                f"Name the architecture: `--arch {lists.example}`.",
+            )
         asked += found
     return matrix.narrowed(variant, sorted(set(asked), key=lambda text: (len(text), text)))
 
@@ -142,11 +145,6 @@ def check(variant: Variant, platform: Platform, options: Options) -> None:
     if platform.name not in table.platforms:
         raise UsageError(
             f"{variant.name} does not exist for {platform.name}.", f"{variant.file} names {', '.join(table.platforms)}."
-        )
-    if table.plugin and table.plugin not in registry.KITS:
-        raise UsageError(
-            f"{variant.name} cannot be built yet: it wants ggml's plugin `{table.plugin}`.",
-            f"Plugins that can be built: {', '.join(registry.KITS)}. docs/status.md says what there is.",
         )
     if table.plugin and platform != here:
         raise UsageError(
@@ -212,9 +210,9 @@ def find_toolkit(variant: Variant, work: Work, options: Options, steps: Steps) -
     log = BUILD / "logs" / f"{variant.name}-toolkit.log"
     disk.remove(log)
     with steps.step("toolkit", str(variant.table.plugin)):
-        name = work.tools.platform.name
-        request = toolkit.Request(variant, work.tools, work.upstream.tree, name, options.toolkit, True, log)
-        return toolkit.require(registry.find(request))
+        assert variant.backend is not None
+        request = matrix.request(variant, work.tools, work.upstream.tree, options.toolkit, True, log)
+        return toolkit.require(variant.backend.find(request))
 
 
 def compile_core(work: Work, place: Place, steps: Steps) -> Path:
@@ -248,10 +246,9 @@ def _report_changes(part: Path, upstream: source.Upstream) -> None:
 
 def compile_plugin(variant: Variant, kit: toolkit.Toolkit, part: Path, work: Work, place: Place, steps: Steps) -> plugin.Plugin:
     """The plugin, compiled against the core in `part`."""
-    with steps.step("plugin", f"{kit.plugin}, {', '.join(f'{one.what} {one.found}' for one in kit.parts)}"):
-        runtime = variant.table.runtime
+    with steps.step("plugin", f"{kit.plugin}, {', '.join(f'{one.what} {one.found}' for one in kit.pieces)}"):
         made = plugin.build(
-            kit, part, work.upstream, work.tools, runtime=runtime, jobs=work.jobs, log=place.log, build_dir=place.own
+            kit, part, work.upstream, work.tools, runtime=variant.table.runtime, jobs=work.jobs, log=place.log, build_dir=place.own
         )
         if kit.facts.get("shader_features") == []:
             console.print("      this glslc has no newer shader feature: correct, but slow on real GPUs (docs/status.md)")
@@ -267,8 +264,9 @@ def finish(
     with steps.step("assemble", "core, plugin, build number" if made else "core, build number"):
         raw = assemble.assemble(part, place.own / "raw", options.build_number, epoch, made.files() if made else {})
     about = assemble.read_core(raw)
+    foreign = variant.table.runtime.on(PLATFORMS[about.platform]).foreign
     with steps.step("repair", f"{PLATFORMS[about.platform].tool}, for {about.tag or 'the lowest tag that is true'}"):
-        finished = repair.repair(raw, place.own / "repaired", epoch, place.log, variant.table.runtime.foreign)
+        finished = repair.repair(raw, place.own / "repaired", epoch, place.log, foreign)
     if variant.label:
         with steps.step("label", variant.label):
             finished = label.label(finished, variant, place.own / "labelled")
@@ -323,7 +321,7 @@ def _print_plan(variant: Variant, platform: Platform, options: Options) -> None:
     rows = [
         ("vendor", f"llama-cpp-python {version} {fetched} ({short(upstream.tree)})"),
         ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {short(place.core)}:\n      {command}"),
-        *([("toolkit", _plan_toolkit(variant, tools, upstream, platform, options))] if variant.table.plugin else []),
+        *([("toolkit", _plan_toolkit(variant, tools, upstream, options))] if variant.table.plugin else []),
         *([("plugin", f"ggml-{variant.table.plugin} against that core, in {short(place.own)}")] if variant.table.plugin else []),
         ("assemble", f"add licences and bill of materials{number} -> {short(place.own / 'raw')}"),
         ("repair", f"{platform.tool}, for {tools.tag or 'the lowest tag that is true'} -> {short(place.own / 'repaired')}"),
@@ -339,11 +337,12 @@ def _print_plan(variant: Variant, platform: Platform, options: Options) -> None:
 
 
 def _plan_toolkit(
-    variant: Variant, tools: toolchain.Toolchain, upstream: source.Upstream, platform: Platform, options: Options
+    variant: Variant, tools: toolchain.Toolchain, upstream: source.Upstream, options: Options
 ) -> str:  # fmt: skip
     """What would be used beside the compiler, and what is missing."""
-    kit = registry.find(toolkit.Request(variant, tools, upstream.tree, platform.name, options.toolkit))
-    return "; ".join(f"{part.what} {part.found or f'MISSING (wanted {part.wanted}, found {part.seen})'}" for part in kit.parts)
+    assert variant.backend is not None
+    kit = variant.backend.find(matrix.request(variant, tools, upstream.tree, options.toolkit))
+    return "; ".join(f"{one.what} {one.found or f'MISSING (wanted {one.wanted}, found {one.seen})'}" for one in kit.pieces)
 
 
 def show_toolchain(variant: Variant, options: Options) -> bool:
@@ -358,9 +357,9 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
     tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform, write=False)
     caching = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
     console.print(f"{variant.name}: core and plugin with {tools.name}, {caching}", markup=False)
-    if variant.table.plugin is None:
+    if variant.backend is None:
         return True
-    kit = registry.find(toolkit.Request(variant, tools, source.vendor().tree, platform.name, options.toolkit))
+    kit = variant.backend.find(matrix.request(variant, tools, source.vendor().tree, options.toolkit))
     toolkit.show(kit)
     return not kit.missing
 
@@ -408,6 +407,22 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = Fa
                 )
         found += rows
     return list(dict.fromkeys(found))
+
+
+def with_plugin() -> Path:
+    """The first wheel in ``dist/`` that has a plugin, for this platform and of this checkout.
+
+    Raises:
+        UsageError: there is none.
+    """
+    reasons = []
+    for variant in matrix.load().values():
+        if variant.backend and variant.label and platforms.here().name in variant.table.platforms:
+            try:
+                return wheels([variant])[0]
+            except UsageError as error:
+                reasons.append(error)
+    raise reasons[-1]
 
 
 def _is(wheel: Path, version: str, wanted: str | None) -> bool:

@@ -72,13 +72,14 @@ def build(
 ) -> Plugin:  # fmt: skip
     """Compile the plugin in `build_dir` (only what has changed), linked against the libggml-base of `core_wheel`.
 
-    `runtime`: the libraries that it may need and that come from elsewhere.
+    `runtime`: what it needs that comes from elsewhere.
 
     Raises:
         CommandError: it does not compile; the message ends with the compiler's last lines.
         WheelError: `core_wheel` is of another core than this checkout and toolchain make.
     """
     platform = toolchain.platform
+    needs = runtime.on(platform)
     name = platform.library(f"ggml-base-{core.fingerprint(upstream, toolchain.name, platform.name)}")
     library = build_dir / "core" / name
     try:
@@ -92,7 +93,7 @@ def build(
     tree, out = build_dir / "cmake", build_dir / "out"
     defines = [*core.definitions(upstream, toolchain), *kit.cmake]
     defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
-    defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(runtime.libraries)}"]
+    defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(needs.libraries)}"]
     env = configured(process.environment(), toolchain) | {
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
         "CMAKE_GENERATOR": "Ninja",
@@ -113,10 +114,10 @@ def build(
     facts = {
         "name": kit.plugin,
         "core": library.stem.rpartition("-")[2],
-        "system": runtime.system,
-        "libraries": runtime.libraries,  # llama_cpp/_backends.py opens them where RPATH does not reach
+        "system": needs.system,
+        "libraries": needs.libraries,  # llama_cpp/_backends.py opens them where RPATH does not reach
         "brought_by": runtime.brought_by,
-        "folders": runtime.folders,
+        "folders": needs.folders,
         "requires": runtime.requires,
         "toolkit": kit.facts,
     }

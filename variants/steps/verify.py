@@ -254,21 +254,21 @@ def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
 
 def _drivers(wheel: Wheel) -> dict[str, set[str]]:
     """Libraries of the driver's or of other packages that the matrix allows this label's plugin to need, by the plugin's name."""
-    runtime = _runtime(wheel)
+    foreign = _elsewhere(wheel).foreign
     plugin = wheel.plugin_file
-    return {plugin: set(runtime.foreign)} if plugin and runtime.foreign else {}
+    return {plugin: set(foreign)} if plugin and foreign else {}
 
 
-def _runtime(wheel: Wheel) -> matrix.Runtime:
-    """What the matrix says of libraries from elsewhere for this wheel's label."""
-    return wheel.variant.table.runtime if wheel.variant else matrix.Runtime()
+def _elsewhere(wheel: Wheel) -> matrix.Libraries:
+    """What the matrix says of libraries from elsewhere for this wheel's label and platform."""
+    return wheel.variant.table.runtime.on(wheel.platform) if wheel.variant else matrix.Libraries()
 
 
 def needed(wheel: Wheel) -> Iterator[Finding]:
     """Every NEEDED entry lies beside the library or belongs to the system, a plugin's to the driver; RPATHs lead nowhere else."""
     drivers = _drivers(wheel)
     origin = wheel.platform.origin
-    packages = {f"{origin}/../../{folder}" for folder in _runtime(wheel).libraries}
+    packages = {f"{origin}/../../{folder}" for folder in _elsewhere(wheel).libraries}
     for name, library in wheel.libraries.items():
         folder = name.rpartition("/")[0]
         beside = [other.rpartition("/")[2] for other in wheel.files if other.rpartition("/")[0] == folder]

@@ -23,7 +23,7 @@ import msgspec
 from rich.table import Table
 
 from .. import matrix, platforms
-from ..backends import registry, toolkit
+from ..backends import toolkit
 from ..choice import machine, metadata
 from ..compilers import toolchain
 from ..errors import CommandError, WheelError
@@ -152,20 +152,20 @@ def _upstream_wheel(folder: Path, log: Path, variant: matrix.Variant | None, avx
 
     With a `variant` that has a plugin, that backend is built in. Without `avx`, the CPU part is what upstream's GPU wheels have.
     """
-    plugin = variant.table.plugin if variant else None
+    backend = variant.backend if variant else None
+    plugin = backend.name if backend else None
     name = "-".join(filter(None, ["upstream", plugin, "" if avx else "no-avx"]))
     target, build = folder / name, folder / f"{name}-build"
     tools = toolchain.find("system", folder, platforms.here())
     defines: list[str] = list(tools.cmake) if plugin else []
     environment: dict[str, str] = {}
     upstream = source.vendor()
-    if variant and plugin:
-        request = toolkit.Request(_for_this_gpu(variant), tools, upstream.tree, "linux_x86_64", fetch=True, log=log)
-        kit = toolkit.require(registry.find(request))
+    if variant and backend:
+        kit = toolkit.require(backend.find(matrix.request(_for_this_gpu(variant), tools, upstream.tree, fetch=True, log=log)))
         # The shim of our headers goes in the way that a user has: by the compiler's variable.
         shims = [define.partition("=")[2] for define in kit.cmake if define.startswith("-DLLAMA_CPP_PLUGIN_INCLUDE=")]
         environment = {"LD_LIBRARY_PATH": f"{kit.home}/lib64"} if kit.home else {}
-        defines += [f"-DGGML_{plugin.upper()}=ON", "-DGGML_CUDA_NCCL=OFF", *kit.cmake]
+        defines += [f"-DGGML_{backend.name.upper()}=ON", *backend.upstream, *kit.cmake]
         defines += [] if avx else [f"-DGGML_{name}=OFF" for name in ("NATIVE", "AVX", "AVX2", "FMA", "F16C", "BMI2")]
     found = list(target.glob("*.whl"))
     if not found:
@@ -191,8 +191,8 @@ def _upstream_wheel(folder: Path, log: Path, variant: matrix.Variant | None, avx
 
 def _for_this_gpu(variant: matrix.Variant) -> matrix.Variant:
     """The variant for the GPUs of this machine alone, where it has a list of architectures: what a build from source compiles."""
-    found = machine.detect().architectures(amd=variant.table.rocm is not None)
-    return matrix.narrowed(variant, found) if (variant.table.cuda or variant.table.rocm) and found else variant
+    found = variant.lists.here(machine.detect()) if variant.lists else []
+    return matrix.narrowed(variant, found) if found else variant
 
 
 def _measure(contender: Contender, *arguments: object) -> dict[str, float]:

@@ -141,15 +141,16 @@ def _flash(wheel: Path) -> dict[str, str]:
 def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
     """What tests/inference/test_gpu.py must know of a labelled wheel: the device, and a driver that fails on command."""
     variant = matrix.labelled(archive.split_label(wheel.name)[1])
-    if variant is None or variant.table.plugin is None:
+    if variant is None or variant.backend is None:
         return {}
     env = {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    source_file = ROOT / "tests" / "plugins" / f"failing_{variant.table.plugin}.c"
+    source_file = ROOT / "tests" / "plugins" / f"failing_{variant.backend.name}.c"
     if compiler and source_file.is_file():
-        library = build_dir / "smoke" / f"failing_{variant.table.plugin}.so"
+        library = build_dir / "smoke" / f"failing_{variant.backend.name}.so"
         library.parent.mkdir(parents=True, exist_ok=True)
-        name = variant.table.runtime.system[0] if variant.table.plugin == "cuda" else library.name  # CUDA's stands for the driver
+        driver = variant.table.runtime.on(platforms.here()).system
+        name = driver[0] if variant.backend.stands_before_driver else library.name
         process.output([compiler, "-shared", "-fPIC", "-O1", f"-Wl,-soname,{name}", source_file, "-o", library, "-ldl"])
         env |= {"LLAMA_CPP_TEST_FAILING_DRIVER": str(library)} if library.exists() else {}
     return env

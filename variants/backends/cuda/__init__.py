@@ -6,18 +6,22 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Self
 
-from packaging.specifiers import SpecifierSet
+import msgspec
+from msgspec import Meta
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
+from ...choice.machine import Machine
 from ...compilers import packages
 from ...errors import ToolchainError
-from ...matrix import Cuda
 from ...terminal import process
 from ...terminal.console import console
-from ..toolkit import Part, Request, Toolkit
+from ..backend import Backend, Lists, Properties
+from ..toolkit import Piece, Request, Toolkit
 
 #: Number of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
 _RECIPE = 1
@@ -26,19 +30,80 @@ _NVCC = "nvidia-cuda-nvcc"  # on the index, nvcc itself comes with CUDA 13 and n
 _PTXAS = "nvidia-cuda-nvcc-cu12"  # that of CUDA 12 has ptxas and headers, but no compiler
 
 
+class Cuda(Lists, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """NVIDIA: the architectures, once, for the compiler and for the property `sm_arch`; `"86"` for compute capability 8.6."""
+
+    nvcc: Annotated[str, Meta(description="the versions of CUDA that build it, as in `>=13.0,<14` (PEP 440)")]
+    arm: Annotated[
+        list[str],
+        Meta(
+            description="those of the `architectures` whose GPUs exist beside Arm processors alone: no machine code for them "
+            "elsewhere, but the same properties, since a label has one set of properties"
+        ),
+    ] = []  # noqa: RUF012 - copied by msgspec
+    ptx: Annotated[
+        str | None,
+        Meta(
+            description="the one whose PTX goes in too, which drivers compile for GPUs newer than all of them. `M0_virtual` is "
+            "added for its major and every newer one that installers know (up to 12)"
+        ),
+    ] = None
+
+    maker = "NVIDIA"
+    spelling = r"[5-9]\d|1[0-2]\d"
+    spelt = 'Write compute capability 8.6 as "86", 12.0 as "120".'
+    detector = "nvidia-smi"
+    example = "86"
+
+    def compiled(self, platform: str) -> list[str]:
+        """The architectures that get machine code on `platform` (``linux_aarch64``)."""
+        return [one for one in self.architectures if one not in self.arm or platform.endswith(("aarch64", "arm64"))]
+
+    def properties(self) -> Properties:
+        """``nvidia :: sm_arch``. A device M.m takes ``M0_virtual`` and no other PTX, so every newer major that this PTX reaches is
+        listed too; none beyond 12, which nvidia-variant-provider does not know yet."""
+        real = [f"{architecture}_real" for architecture in self.architectures]
+        reached = [major for major in range(5, 13) if self.ptx and major * 10 >= int(self.ptx)]
+        return {"nvidia": {"sm_arch": real + [f"{major}0_virtual" for major in reached]}}
+
+    def here(self, machine: Machine) -> list[str]:
+        """``86`` for a GPU of compute capability 8.6."""
+        return [sm.replace(".", "") for sm in machine.sm]
+
+    def mistake(self) -> tuple[str, str] | None:
+        """An architecture, `arm`, `ptx` or `nvcc` that cannot be."""
+        if self.ptx and not re.fullmatch(self.spelling, self.ptx):
+            return f'`ptx`: "{self.ptx}" is no {self.maker} architecture.', self.spelt
+        if alone := sorted(set(self.arm) - set(self.architectures)):
+            return f"`arm` names {alone[0]}.", "Name what also stands in `architectures`."
+        try:
+            SpecifierSet(self.nvcc)
+        except InvalidSpecifier:
+            return f'`nvcc`: "{self.nvcc}" is no version range.', "Write it as in `>=12.8,<13` (PEP 440)."
+        return super().mistake()
+
+    def narrowed(self, architectures: Sequence[str]) -> Self:
+        """For these architectures alone, on every platform, and without PTX."""
+        return msgspec.structs.replace(super().narrowed(architectures), arm=[], ptx=None)
+
+    def as_compiled(self, facts: Mapping[str, str | list[str]]) -> Self:
+        """With the PTX that was compiled, too."""
+        ptx = str(facts.get("ptx", "none"))
+        return msgspec.structs.replace(super().as_compiled(facts), ptx=None if ptx == "none" else ptx)
+
+
 def find(request: Request) -> Toolkit:
     """The toolkit that the user named; else the assembled one where the index has nvcc, else one of this machine, else clang.
 
     Raises:
         ToolchainError: the index has nothing for this variant, and the user wants it from there.
     """
-    table = request.variant.table.cuda
-    assert table is not None  # the matrix refuses the plugin without the table
+    table = _table(request)
     assembled = _assembled(request)
     if assembled is None:
         if request.source == "index":
             raise ToolchainError(
-                f"The package index has no toolkit for {request.variant.name}.",
+                f"The package index has no toolkit for {request.variant}.",
                 "Leave out --toolkit, or name the folder of a CUDA toolkit.",
             )
         return _from_machine(request, table)
@@ -46,9 +111,14 @@ def find(request: Request) -> Toolkit:
     if request.source == "index" or (request.source is None and whole):
         return _nvcc_from_index(request, table, assembled) if whole else _clang_from_index(request, table, assembled)
     found = _from_machine(request, table)
-    if request.source is None and found.parts[0].found is None:
+    if request.source is None and found.pieces[0].found is None:
         return _clang_from_index(request, table, assembled)
     return found
+
+
+def _table(request: Request) -> Cuda:
+    assert isinstance(request.table, Cuda)  # the matrix refuses the plugin without its table
+    return request.table
 
 
 # -- the package index ------------------------------------------------------------------------------------------------------
@@ -62,14 +132,14 @@ def _assembled(request: Request) -> packages.Packages | None:
 
 def _pins(request: Request) -> Path:
     """Where the packages of this variant's toolkit are pinned."""
-    return Path(__file__).parent / f"{request.variant.name}.txt"
+    return Path(__file__).parent / f"{request.variant}.txt"
 
 
 def _nvcc_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:
     version = wanted.versions[_NVCC]
     what = f"{len(wanted.versions)} packages of the index"
     if not _assemble(request, wanted, version, _finish_nvcc):
-        return Toolkit("cuda", (Part("nvcc", table.nvcc, _to_come(wanted, version)),), "")
+        return Toolkit("cuda", (Piece("nvcc", table.nvcc, _to_come(wanted, version)),), "")
     home = next(wanted.folder.glob("nvidia/cu*"))
     return _kit(request, table, home, version, f"{version} of {what} ({home})")
 
@@ -124,20 +194,20 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     version = wanted.versions[_PTXAS]
     made = f"of zig {wanted.versions['ziglang']} with ptxas {version}; experimental: its kernels have never run"
     if not _assemble(request, wanted, version, _finish_clang):
-        return Toolkit("cuda", (Part("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
+        return Toolkit("cuda", (Piece("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
     known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
     host = request.toolchain.name
     gcc = Path(process.output([request.toolchain.cxx, "-print-libgcc-file-name"]).strip()).parent
     flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
-    parts = (
-        Part("clang", table.nvcc, f"{made} ({wanted.folder})"),
+    pieces = (
+        Piece("clang", table.nvcc, f"{made} ({wanted.folder})"),
         _architectures(request, table, known, f"ptxas {version}"),
-        Part("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
+        Piece("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
     )
     return Toolkit(
         "cuda",
-        parts,
+        pieces,
         "Take a toolkit with a newer nvcc (--toolkit FOLDER), build for your own GPU alone (`--arch native`), or install g++.",
         (
             *_cmake(request, table, home, wanted.folder / "bin" / "clang++"),
@@ -194,12 +264,12 @@ def _from_machine(request: Request, table: Cuda) -> Toolkit:
     if incomplete:
         return incomplete[0]
     where = named or f"CUDA_HOME, CUDA_PATH, PATH, {', '.join(f'{usual}/cuda*' for usual in _USUAL)}"
-    part = Part("nvcc", table.nvcc, None, f"{', '.join(seen) or 'nothing'} in {where}")
+    part = Piece("nvcc", table.nvcc, None, f"{', '.join(seen) or 'nothing'} in {where}")
     return Toolkit("cuda", (part,), _remedy(request))
 
 
 def _remedy(request: Request) -> str:
-    wanted = request.variant.table.cuda.nvcc if request.variant.table.cuda else ""
+    wanted = _table(request).nvcc
     return (
         f"Install CUDA {wanted} beside what is there (NVIDIA's package `cuda-toolkit-12-9`, say; the driver may stay),\n"
         "and name its folder: `--toolkit /usr/local/cuda-12.9`, or CUDA_HOME."
@@ -243,26 +313,26 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
     nvcc = home / "bin" / "nvcc"
     known = set(re.findall(r"compute_(\d+)", process.output([nvcc, "--list-gpu-arch"])))
     host, limit = _host(request, home)
-    parts = (
-        Part("nvcc", table.nvcc, found),
+    pieces = (
+        Piece("nvcc", table.nvcc, found),
         _architectures(request, table, known, f"nvcc {version}"),
-        Part("host compiler", limit or "any", host if host else None, f"{request.toolchain.name}, too new for this nvcc"),
-        Part("cuBLAS", "headers and library", _first(home, "include/cublas_v2.h", "targets/*/include/cublas_v2.h")),
-        Part("libcuda", "a stub to link with", _first(home, "lib*/stubs/libcuda.so", "targets/*/lib/stubs/libcuda.so")),
+        Piece("host compiler", limit or "any", host if host else None, f"{request.toolchain.name}, too new for this nvcc"),
+        Piece("cuBLAS", "headers and library", _first(home, "include/cublas_v2.h", "targets/*/include/cublas_v2.h")),
+        Piece("libcuda", "a stub to link with", _first(home, "lib*/stubs/libcuda.so", "targets/*/lib/stubs/libcuda.so")),
     )
     remedies = []
-    if parts[1].found is None:
+    if pieces[1].found is None:
         remedies.append(
             "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
         )
     if not host:
         remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
-    if absent := [part.what for part in parts[3:] if part.found is None]:
+    if absent := [piece.what for piece in pieces[3:] if piece.found is None]:
         names = "`libcublas-dev` and `cuda-driver-dev` of its version"
         remedies.append(f"{home} lacks {' and '.join(absent)}: install NVIDIA's packages {names}, or name a whole toolkit.")
     return Toolkit(
         "cuda",
-        parts,
+        pieces,
         "\n".join(remedies),
         _cmake(request, table, home, nvcc),
         _facts(request, table, f"nvcc {version}"),
@@ -275,11 +345,11 @@ def _facts(request: Request, table: Cuda, compiler: str) -> dict[str, str | list
     return {"compiler": compiler, "architectures": table.compiled(request.platform), "ptx": table.ptx or "none"}
 
 
-def _architectures(request: Request, table: Cuda, known: set[str], compiler: str) -> Part:
+def _architectures(request: Request, table: Cuda, known: set[str], compiler: str) -> Piece:
     architectures = table.compiled(request.platform)
     lacking = [one for one in [*architectures, *([table.ptx] if table.ptx else [])] if one not in known]
     wanted = f"{', '.join(architectures)}; PTX {table.ptx or 'none'}"
-    return Part("architectures", wanted, None if lacking else "all known", f"{compiler}, which does not know {', '.join(lacking)}")
+    return Piece("architectures", wanted, None if lacking else "all known", f"{compiler}, which does not know {', '.join(lacking)}")
 
 
 def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[str, ...]:
@@ -308,3 +378,13 @@ def _host(request: Request, home: Path) -> tuple[str | None, str | None]:
 
 def _first(home: Path, *patterns: str) -> str | None:
     return next((str(path) for pattern in patterns for path in sorted(home.glob(pattern))), None)
+
+
+BACKEND = Backend(
+    "cuda",
+    find,
+    platforms=("linux_x86_64", "linux_aarch64"),  # a plugin for Windows was never built (docs/status.md)
+    table=Cuda,
+    upstream=("-DGGML_CUDA_NCCL=OFF",),
+    stands_before_driver=True,
+)

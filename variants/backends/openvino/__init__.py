@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from ...compilers import packages
-from ..toolkit import Part, Request, Toolkit, library, macro
+from ..backend import Backend
+from ..toolkit import Piece, Request, Toolkit, library, macro
 
 _RECIPE = 1  # to be raised when the folder is made otherwise
 
@@ -23,10 +24,12 @@ def find(request: Request) -> Toolkit:
     return Toolkit(
         "openvino",
         (
-            Part("OpenVINO", f"{version}, from the package index", f"{version}{'' if wanted.there else ' (to be fetched, 60 MB)'}"),
-            Part("OpenCL headers", "any", opencl),
-            Part("OpenCL C++ header", "any", "there" if clhpp else None),
-            Part("libOpenCL.so", "any; it is linked, never shipped", library("libOpenCL.so")),
+            Piece(
+                "OpenVINO", f"{version}, from the package index", f"{version}{'' if wanted.there else ' (to be fetched, 60 MB)'}"
+            ),
+            Piece("OpenCL headers", "any", opencl),
+            Piece("OpenCL C++ header", "any", "there" if clhpp else None),
+            Piece("libOpenCL.so", "any; it is linked, never shipped", library("libOpenCL.so")),
         ),
         "Install them (Debian, Ubuntu: `apt-get install opencl-headers opencl-clhpp-headers ocl-icd-opencl-dev`).",
         (
@@ -45,3 +48,6 @@ def _keep(site: Path, prefix: Path, folder: Path) -> None:
     (folder / "openvino").mkdir()
     for name in ("cmake", "include", "libs"):
         shutil.move(site / "openvino" / name, folder / "openvino" / name)
+
+
+BACKEND = Backend("openvino", find, platforms=("linux_x86_64",))

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 from ...terminal import process
-from ..toolkit import Part, Request, Toolkit, library, macro
+from ..backend import Backend
+from ..toolkit import Piece, Request, Toolkit, library, macro
 
 #: Headers of ours that go first on the include path: what an older package of the system lacks.
 _SHIMS = Path(__file__).parent / "include"
@@ -23,15 +24,15 @@ def find(request: Request) -> Toolkit:
     features = _shader_features(glslc, request.tree) if glslc else []
     number = re.search(r"VK_MAKE_API_VERSION\(\s*\d+,\s*(\d+),\s*(\d+),\s*VK_HEADER_VERSION\)", headers or "")
     release = macro(request.toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION")
-    parts = (
-        Part("glslc", "any; newer ones give faster shaders", f"{version[1] if version else '?'} ({glslc})" if glslc else None),
-        Part("Vulkan headers", "1.3 or newer", f"{number[1]}.{number[2]}.{release}" if number else None),
-        Part("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
-        Part("libvulkan.so", "any; it is linked, never shipped", library("libvulkan.so")),
+    pieces = (
+        Piece("glslc", "any; newer ones give faster shaders", f"{version[1] if version else '?'} ({glslc})" if glslc else None),
+        Piece("Vulkan headers", "1.3 or newer", f"{number[1]}.{number[2]}.{release}" if number else None),
+        Piece("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
+        Piece("libvulkan.so", "any; it is linked, never shipped", library("libvulkan.so")),
     )
     return Toolkit(
         "vulkan",
-        parts,
+        pieces,
         "Install them (Debian, Ubuntu: `apt-get install glslc libvulkan-dev spirv-headers`;\n"
         "Fedora: `dnf install glslc vulkan-loader-devel vulkan-headers spirv-headers-devel`).",
         (f"-DVulkan_GLSLC_EXECUTABLE={glslc}", f"-DLLAMA_CPP_PLUGIN_INCLUDE={_SHIMS}"),
@@ -50,3 +51,6 @@ def _shader_features(glslc: str, upstream: Path) -> list[str]:
         if b"extension not supported" not in done.stderr:
             found.append(test.stem)
     return found
+
+
+BACKEND = Backend("vulkan", find, platforms=("linux_x86_64", "linux_aarch64"))
