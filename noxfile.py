@@ -29,43 +29,24 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PINS = {"build": ROOT / "variants" / "pins" / "build.txt", "compilers": ROOT / "variants" / "pins" / "compilers.txt"}
-VARIANTS = [  # those that need nothing but pip; the others by name
-    file.stem for file in sorted((ROOT / "variants").glob("*.toml")) if "plugin" not in tomllib.loads(file.read_text())
-]
+MATRIX = {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "variants").glob("*.toml"))}
 
 
-# Options of `build` or of `test` alone, and of both (True: with a value), so that one command line can serve both sessions.
-BUILD = {
-    "--platform": True,
-    "--toolchain": True,
-    "--toolkit": True,
-    "--arch": True,
-    "--jobs": True,
-    "--build-number": True,
-}
-BUILD |= dict.fromkeys(("--clean", "--keep-going", "--dry-run", "--wait"), False)
-TEST = {"--installer": True, "--wheel": True, "--python": True}
-BOTH = {"--upstream": True}
+def asked(words: list[str]) -> list[str]:
+    """The variants among the words after `--`, which become sessions; where none is named, those that need nothing but pip.
 
-
-def asked(arguments: list[str]) -> list[str]:
-    """The variants to make sessions of: those named after `--`, or all. (A misspelt one becomes a session that says so.)"""
-    words = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
+    A word that follows an option is its value, unless a variant has that name. (A misspelt one becomes a session that says so.)
+    """
+    words = words[words.index("--") + 1 :] if "--" in words else []
     pairs = zip(["", *words], words, strict=False)
-    return [word for before, word in pairs if not word.startswith("-") and not (BUILD | TEST | BOTH).get(before)] or VARIANTS
+    named = [word for before, word in pairs if not word.startswith("-") and (word in MATRIX or not before.startswith("-"))]
+    return named or [name for name, table in MATRIX.items() if "plugin" not in table]
 
 
-def options(session: nox.Session, others: dict[str, bool]) -> list[str]:
-    """What stands after `--`, without the names of variants, which are the session's parameter, and without the `others`."""
-    names = set(asked(["--", *session.posargs])) if session.posargs else set()
-    kept, words = [], iter(session.posargs)
-    for word in words:
-        if word in others:
-            if others[word]:
-                next(words, None)
-        elif word not in names:
-            kept.append(word)
-    return kept
+def options(session: nox.Session) -> list[str]:
+    """What stands after `--`, without the names of variants, which are the session's parameter."""
+    names = asked(["--", *session.posargs])
+    return [word for word in session.posargs if word not in names]
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -95,7 +76,7 @@ def vendor(session: nox.Session) -> None:
 def build_variant(session: nox.Session, variant: str) -> None:
     """Build a variant's wheel into dist/, verified; `-- cpu [--toolchain system] [--dry-run] [--help]`."""
     install(session, "compilers")
-    session.run("python", "-m", "variants", "build", variant, *options(session, TEST))
+    session.run("python", "-m", "variants", "build", variant, *options(session))
 
 
 @nox.session(default=False)
@@ -146,7 +127,7 @@ def matrix(session: nox.Session) -> None:
 def test_variant(session: nox.Session, variant: str) -> None:
     """Install a variant's wheel with uv and with pip, and run the smoke inference there; `-- cpu [--installer pip]`."""
     install(session, "installers")
-    session.run("python", "-m", "variants", "test", variant, *options(session, BUILD))
+    session.run("python", "-m", "variants", "test", variant, *options(session))
 
 
 @nox.session(default=False)
@@ -234,9 +215,9 @@ def bench_labels(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
-def machines(session: nox.Session) -> None:
+def rebuilds(session: nox.Session) -> None:
     """Build in parts, in clones, and in upstream's own tree: the bytes of one checkout (compiles up to six times)."""
-    folder = ours(session, "tests/machines")
+    folder = ours(session, "tests/rebuilds")
     install(session, "compilers", "tests", "cache")
     session.run("python", "-m", "pytest", folder, *session.posargs)
 
@@ -259,9 +240,9 @@ def failures(session: nox.Session) -> None:
 
 @nox.session(tags=["check"])
 def tests(session: nox.Session) -> None:
-    """Run the fast tests: no compiler, no network, below a minute."""
+    """Run the fast tests: they compile nothing and need no network, below a minute."""
     folder = ours(session, "tests/unit")
-    install(session, "compilers", "tests")
+    install(session, "compilers", "tests")  # some ask the compilers what they are
     session.run("python", "-m", "pytest", "--numprocesses", "auto", *(session.posargs or [folder]))
 
 
@@ -285,10 +266,17 @@ def adopt(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def status(session: nox.Session) -> None:
+def runs(session: nox.Session) -> None:
     """Write docs/runs.md, what was built and what has run where, from the records beside the wheels in dist/."""
     install(session)
-    session.run("python", "-m", "variants", "status", *session.posargs)
+    session.run("python", "-m", "variants", "runs", *session.posargs)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Write the parts of the documents that are made from the code: keys, sessions, steps, modules, machines."""
+    install(session)
+    session.run("python", "-m", "variants", "docs")
 
 
 @nox.session(default=False)

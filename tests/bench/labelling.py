@@ -29,8 +29,8 @@ def make(wheel: Path, megabytes: int) -> None:
     archive.write(wheel, files, 1_700_000_000)
 
 
-def measure(how: str, wheel: Path, out: Path) -> dict[str, float]:
-    variant = matrix.load()["vulkan"]
+def measure(how: str, wheel: Path, out: Path, name: str) -> dict[str, float]:
+    variant = matrix.load()[name]
     begin = time.perf_counter()
     if how == "copy":
         shutil.copyfile(wheel, out / wheel.name)
@@ -43,8 +43,8 @@ def measure(how: str, wheel: Path, out: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    what, first, second = sys.argv[1:]
+    what, first, second, *variant = sys.argv[1:]
     if what == "make":
         make(Path(first), int(second))
     else:
-        print(json.dumps(measure(what, Path(first), Path(second))))
+        print(json.dumps(measure(what, Path(first), Path(second), *variant)))

@@ -229,8 +229,9 @@ def ended(process: int) -> bool:
 def test_interrupted(checkout: Path, number: signal.Signals, code: int) -> None:
     """A signal ends the running command with all its children, and says that nothing was left half-written."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom variants import __main__ as m\nfrom variants.terminal import process\n"
-        "m._vendor = lambda options: process.command(['sh', '-c', 'sleep 300 & echo $!; wait'], log=Path('log.txt'))\n"
+        "import sys\nfrom pathlib import Path\nfrom variants import __main__ as m\n"
+        "from variants.commands import build\nfrom variants.terminal import process\n"
+        "build._vendor = lambda options: process.command(['sh', '-c', 'sleep 300 & echo $!; wait'], log=Path('log.txt'))\n"
         "sys.exit(m.main(['vendor']))\n"
     )
     process = subprocess.Popen(

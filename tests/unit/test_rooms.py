@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
+from variants.backends.registry import BACKENDS
 from variants.release.imports import VARIANTS, imported
 
 ROOT = VARIANTS.parent
@@ -20,6 +22,7 @@ FLOORS = (
     {"matrix"},
     {"steps"},
     {"trial", "index", "release"},
+    {"commands"},
     {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -45,3 +48,25 @@ def test_imports_run_one_way(file: Path) -> None:
     others = {room(other) for other in imported(file)} - {mine, "__init__"}
     wrong = {other for other in others if FLOOR[other] >= FLOOR[mine]}
     assert not wrong, f"{file.relative_to(ROOT)} is in {mine} and imports from {', '.join(sorted(wrong))}"
+
+
+def test_the_command_line_is_declared_group_by_group() -> None:
+    """No function declares everything: none is longer than 60 lines."""
+    for file in [VARIANTS / "__main__.py", *sorted((VARIANTS / "commands").glob("*.py"))]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{file.name}: {node.name}"
+
+
+def test_backends_are_known_to_their_modules_alone() -> None:
+    """No code outside of backends/ has the name of one in it, but for AMD's ROCm, which is a fact of a machine (choice/)."""
+    names = {*BACKENDS, "rocm"}
+    for file in FILES:
+        if room(file) == "backends":
+            continue
+        found = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            texts = [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+            texts += [node.id] if isinstance(node, ast.Name) else [node.attr] if isinstance(node, ast.Attribute) else []
+            found |= names.intersection(texts)
+        assert found <= ({"rocm"} if room(file) == "choice" else set()), f"{file.relative_to(ROOT)}: {found}"

@@ -70,6 +70,24 @@ class Machine(Hardware, frozen=True):
         return " · ".join(parts if gpu else [*parts, "no GPU with a provider"])
 
 
+class Option(msgspec.Struct, frozen=True):
+    """How a fact of :class:`Hardware` is given on a command line."""
+
+    metavar: str
+    help: str
+    repeated: bool = False
+
+
+#: By the fact's name.
+OPTIONS = {
+    "driver": Option("CUDA", "NVIDIA's driver, by the newest CUDA that it runs, as in 12.8"),
+    "sm": Option("SM", "compute capability of an NVIDIA GPU, as in 8.6 (again for each)", repeated=True),
+    "gfx": Option("GFX", "architecture of an AMD GPU, as in gfx1100 (again for each)", repeated=True),
+    "rocm": Option("VERSION", "ROCm, as in 7.0.0"),
+    "cpu": Option("CPU", "processor by archspec's name, as in haswell"),
+}
+
+
 def checked(machine: Machine) -> Machine:
     """The same machine with its platform's short name replaced by the wheel platform.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..backends.registry import BACKENDS
+from ..choice import known
 from ..matrix import SYSTEMS, Libraries, Runtime, Smoke, Table
 from ..terminal import disk
 from ..upstream.source import ROOT
@@ -93,7 +94,7 @@ def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
     """Every document of which a part is made, and what it should be."""
     parts = {"keys": keys(), "rooms": rooms(), "sessions": sessions(), "steps": steps(parser)}
     texts = {name: "\n".join(rows) for name, rows in parts.items()}
-    found = {}
+    found = {ROOT / "docs" / "machines.md": known.markdown()}
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = file.read_text(encoding="utf-8")
         new = re.sub(

@@ -246,6 +246,7 @@ def bench_labels(build_dir: Path, rounds: int, megabytes: int) -> Path:
     disk.remove(log)
     disk.remove(folder)
     folder.mkdir(parents=True)
+    variant = next(one for one in matrix.load().values() if one.published and set(one.properties) == {"llama_cpp"})  # static
     wheel = folder / "llama_cpp_python-9.9.7-py3-none-manylinux_2_17_x86_64.whl"
     script: list[str | Path] = [sys.executable, _SCRIPTS / "labelling.py"]
     env = process.environment(PYTHONPATH=str(source.ROOT))
@@ -256,8 +257,12 @@ def bench_labels(build_dir: Path, rounds: int, megabytes: int) -> Path:
             console.print(f"      round {number + 1} of {rounds}: {how}", style="dim")
             out = folder / how
             out.mkdir()
-            given = folder / "label" / f"{wheel.stem}-vulkan.whl" if how == "unlabel" else wheel
-            answer = _make_variant(wheel, out, log, env) if how == "make-variant" else _answer([*script, how, given, out], env)
+            given = folder / "label" / f"{wheel.stem}-{variant.label}.whl" if how == "unlabel" else wheel
+            answer = (
+                _make_variant(wheel, variant, out, log, env)
+                if how == "make-variant"
+                else _answer([*script, how, given, out, variant.name], env)
+            )
             for key, value in answer.items():
                 results.setdefault(how, {}).setdefault(key, []).append(value)
             if how != "label":
@@ -284,10 +289,17 @@ def bench_labels(build_dir: Path, rounds: int, megabytes: int) -> Path:
     return target
 
 
-def _make_variant(wheel: Path, out: Path, log: Path, env: Mapping[str, str]) -> dict[str, float]:
+def _make_variant(wheel: Path, variant: matrix.Variant, out: Path, log: Path, env: Mapping[str, str]) -> dict[str, float]:
     """variantlib's own command, which writes the archive anew and compresses it again."""
     tool = Path(sys.executable).parent / "variantlib"
-    what = ["--variant-label", "vulkan", "--property", "llama_cpp :: backend :: vulkan", "--skip-plugin-validation"]
+    properties = [
+        f"{namespace} :: {feature} :: {value}"
+        for namespace, features in variant.properties.items()
+        for feature, values in features.items()
+        for value in values
+    ]
+    what = ["--variant-label", str(variant.label), *(word for one in properties for word in ("--property", one))]
+    what += ["--skip-plugin-validation"]
     begin = time.monotonic()
     process.command([tool, "make-variant", "-f", wheel, "-o", out, *what, "--pyproject-toml", metadata.PYPROJECT], log=log, env=env)
     return {"seconds": time.monotonic() - begin}

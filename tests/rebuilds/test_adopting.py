@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines.conftest import Run
+from tests.rebuilds.conftest import Run
 from variants import matrix
 from variants.errors import SourceError
 from variants.release import adopt, pipeline

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines.conftest import Run
+from tests.rebuilds.conftest import Run
 from variants import matrix, platforms
 from variants.backends import vulkan
 from variants.compilers import toolchain

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from variants.trial import status
+from variants.trial import runs
 from variants.wheel import records
 
 
 def test_the_page_is_generated() -> None:
-    assert status.PAGE.read_text(encoding="utf-8") == status.markdown(), "run `nox -s status`"
+    assert runs.PAGE.read_text(encoding="utf-8") == runs.markdown(), "run `nox -s runs`"
 
 
 def test_never_is_said(tmp_path: Path) -> None:
@@ -21,10 +21,10 @@ def test_never_is_said(tmp_path: Path) -> None:
     records.add(wheel, what="tests/inference", installer="uv", devices="CPU", passed=40, skipped=9, **here)
     assert [run.what for run in records.runs(wheel)] == ["tests/inference"]
     row = "| cuda13 | linux_x86_64 | gcc 12; nvcc 13.0 | EPYC (cpu-zen4) | {} |"
-    assert row.format("never") in status.markdown(tmp_path)
-    assert "| cuda12 | linux_x86_64 | never | never | never |" in status.markdown(tmp_path)
+    assert row.format("never") in runs.markdown(tmp_path)
+    assert "| cuda12 | linux_x86_64 | never | never | never |" in runs.markdown(tmp_path)
     records.add(wheel, what="tests/inference", installer="pip", devices="CPU, CUDA0 (NVIDIA H200)", passed=49, **here)
-    page = status.markdown(tmp_path)
+    page = runs.markdown(tmp_path)
     assert row.format("CUDA0 (NVIDIA H200)") in page
     assert page.count("| tests/inference |") == 2
 
@@ -33,5 +33,5 @@ def test_collect(tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "a.whl.runs.json").write_text("[]")
     (tmp_path / "dist" / "a.whl").write_bytes(b"")
-    status.collect(tmp_path / "dist", tmp_path / "kept")
+    runs.collect(tmp_path / "dist", tmp_path / "kept")
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["a.whl.runs.json"]

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "runs.md"
 
 _HEAD = """# What was built, and what has run where
 
-Made by `nox -s status` from the records in [runs/](runs), which `build_variant`, `test_variant` and `old_cpus` write beside each
+Made by `nox -s runs` from the records in [runs/](runs), which `build_variant`, `test_variant` and `old_cpus` write beside each
 wheel; not typed. "Never" is meant literally. What else was tried, and what is known to be missing: [status.md](status.md).
 
 """

@@ -1,0 +1,48 @@
+"""Steps for maintainers: jobs for many machines, adoption by upstream, the made parts of the documents."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from .. import matrix
+from ..release import adopt, documents, jobs
+from ..terminal.console import console
+from . import group
+from .group import Steps
+
+
+def configure(steps: Steps) -> None:
+    text = "Print the jobs that make all wheels, one command a line, in an order that works one after another."
+    parser = steps.add("matrix", text, _matrix)
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help=f"{group.NAMES[: group.NAMES.index(' (')]} (default: all)")
+    parser.add_argument("--json", action="store_true", help="for a CI system: jobs with runner, command, part and needs")
+    parser.add_argument("--changed-since", metavar="REF", help="only variants whose wheels the changes since this commit may alter")
+
+    text = "Put these files into a tree of llama-cpp-python's own, which then builds the same wheels."
+    parser = steps.add("adopt", text, lambda given: console.print("\n".join(adopt.adopt(given.tree)), markup=False))
+    parser.add_argument("tree", type=Path, metavar="TREE", help="a clone of its repository, or an unpacked sdist")
+
+    steps.add("docs", "Write the parts of the documents that are made from the code.", lambda _: _docs(steps))
+
+
+def _matrix(options: argparse.Namespace) -> None:
+    variants = matrix.select(options.names, matrix.load())
+    if not options.names:
+        variants = [variant for variant in variants if not (variant.backend and variant.backend.on_request)]
+    if options.changed_since:
+        variants = jobs.touched(variants, options.changed_since)
+    made = jobs.jobs(variants)
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
+    else:
+        for job in [*made.core, *made.plugin, *made.assemble]:
+            sys.stdout.write(f"{job.command}\n")
+
+
+def _docs(steps: Steps) -> None:
+    for file in documents.write(steps.parser):
+        console.print(str(file), markup=False)

@@ -1,0 +1,110 @@
+"""Steps that try wheels: tests, measurements, and the record of both."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .. import platforms
+from ..errors import UsageError
+from ..release import pipeline
+from ..terminal.console import console
+from ..trial import bench, foreign, runs, smoke
+from . import group
+from .group import Steps
+
+
+def configure(steps: Steps) -> None:
+    _configure_tests(steps)
+    _configure_measuring(steps)
+
+
+def _configure_tests(steps: Steps) -> None:
+    text = "Install each built wheel with uv and with pip into new environments and run the smoke inference there."
+    parser = steps.add("test", text, _test)
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help=group.NAMES)
+    parser.add_argument("--installer", choices=smoke.INSTALLERS, action="append", help="only this one (default: each)")
+    parser.add_argument("--python", default=sys.executable, metavar="PYTHON", help="interpreter to install for, as in python3.8")
+    group.add_wheel(parser)
+    parser.add_argument("--upstream", metavar="VERSION", help="wheels of another release than the pinned one")
+
+    text = "Run a wheel of another platform: Linux on Arm under qemu-user, Windows under wine, musl."
+    parser = steps.add("test-foreign", text, _foreign)
+    parser.add_argument("--wheel", type=Path, action="append", help="this file (again for each), instead of what dist/ has")
+
+    group.add_wheel(steps.add("upstream-tests", "Run upstream's own test suite against the wheel.", _upstream_tests))
+    text = "Offload to ggml's RPC plugin over loopback: the CPU's own bits, and what happens when the device is gone."
+    group.add_wheel(steps.add("offload", text, _offload), "the first wheel in dist/ that has a plugin")
+    group.add_wheel(steps.add("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).", _old_cpus))
+
+
+def _configure_measuring(steps: Steps) -> None:
+    text = "Compare the wheel's speed, import time and size with upstream's own build, in paired runs."
+    parser = steps.add("bench", text, _bench)
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help=group.NAMES)
+    group.add_wheel(parser)
+    parser.add_argument("--rounds", type=group.positive, default=5, metavar="N", help="paired rounds (default: 5)")
+    parser.add_argument(
+        "--model", type=Path, metavar="GGUF", help="run this model instead of one made here (100 M parameters, Q4_K)"
+    )
+    parser.add_argument(
+        "--no-native", dest="native", action="store_false", help="do not build upstream's own wheel to compare with"
+    )
+
+    text = "Time labelling a big wheel against copying it and against `variantlib make-variant`, in paired runs."
+    parser = steps.add("bench-labels", text, _bench_labels)
+    parser.add_argument("--size", type=group.positive, default=500, metavar="MB", help="of the wheel (default: 500)")
+    parser.add_argument("--rounds", type=group.positive, default=5, metavar="N", help="paired rounds (default: 5)")
+
+    text = "Collect the records of the wheels in dist/ and write docs/runs.md: what was built, and what ran where."
+    group.add_dist(steps.add("runs", text, _runs))
+
+
+def _test(options: argparse.Namespace) -> None:
+    for wheel in group.wheels(options, options.names):
+        for installer in options.installer or smoke.INSTALLERS:
+            smoke.smoke(wheel, installer, pipeline.BUILD, options.python)
+
+
+def _foreign(options: argparse.Namespace) -> None:
+    own = platforms.here()
+    found = options.wheel or [
+        path for path in pipeline.wheels(group.chosen(["cpu"]), everywhere=True) if foreign.platform_of(path) not in (own, None)
+    ]
+    if not found:
+        raise UsageError(
+            "There is no wheel of another platform in dist/.", "Build one: `nox -s build_variant -- cpu --platform linux_aarch64`."
+        )
+    for wheel in found:
+        foreign.test(wheel, pipeline.BUILD)
+
+
+def _upstream_tests(options: argparse.Namespace) -> None:
+    for wheel in group.wheels(options):
+        smoke.upstream_tests(wheel, pipeline.BUILD)
+
+
+def _offload(options: argparse.Namespace) -> None:
+    smoke.offload(options.wheel or pipeline.with_plugin(), pipeline.BUILD)
+
+
+def _old_cpus(options: argparse.Namespace) -> None:
+    for wheel in group.wheels(options):
+        smoke.old_cpus(wheel, pipeline.BUILD)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    for wheel in group.wheels(options, options.names):
+        bench.bench(wheel, pipeline.BUILD, options.rounds, options.model, options.native)
+
+
+def _bench_labels(options: argparse.Namespace) -> None:
+    bench.bench_labels(pipeline.BUILD, options.rounds, options.size)
+
+
+def _runs(options: argparse.Namespace) -> None:
+    for file in runs.collect(options.dist):
+        console.print(f"{runs.KEPT / file.name}", markup=False)
+    runs.PAGE.write_text(runs.markdown(), encoding="utf-8")
+    console.print(str(runs.PAGE), markup=False)
