@@ -14,7 +14,7 @@ from installer.sources import WheelFile
 from packaging.requirements import Requirement
 
 from variants import platforms
-from variants.compilers import toolchain
+from variants.compilers import environment, toolchain
 from variants.errors import WheelError
 from variants.steps import assemble, core
 from variants.trial import bench
@@ -199,9 +199,33 @@ def test_zig_wrappers(tmp_path: Path) -> None:
     assert not (tmp_path / "not written").exists()
 
 
-def test_users_flags_stay_out() -> None:
-    env = toolchain.configured({"CFLAGS": "-march=native", "CMAKE_ARGS": "-DX=1", "PATH": "p"}, TOOLS)
-    assert env == {"PATH": "p"}
+REFUSED = (
+    "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDAFLAGS", "HIPFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "CC", "CXX",
+    "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CMAKE_ARGS", "CMAKE_TOOLCHAIN_FILE", "CMAKE_BUILD_TYPE",
+    "CMAKE_PREFIX_PATH", "SKBUILD_CMAKE_ARGS", "SKBUILD_CMAKE_DEFINE", "GGML_NATIVE", "CCACHE_PREFIX", "CCACHE_SLOPPINESS",
+)  # fmt: skip
+
+
+def test_users_flags_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the caller's that could change a published wheel reaches CMake or a compiler; caches and proxies do."""
+    for name in REFUSED:
+        monkeypatch.setenv(name, "x")
+    for name in ("CCACHE_DIR", "https_proxy", "TMPDIR"):
+        monkeypatch.setenv(name, "y")
+    env = environment.for_compiling(TOOLS, SOURCE_DATE_EPOCH="5")
+    assert not set(REFUSED) & set(env)
+    assert (env["CCACHE_DIR"], env["https_proxy"], env["TMPDIR"], env["SOURCE_DATE_EPOCH"]) == ("y", "y", "y", "5")
+    assert {"CFLAGS", "CPLUS_INCLUDE_PATH", "CMAKE_TOOLCHAIN_FILE", "NVCC_APPEND_FLAGS"} <= set(environment.left_out())
+
+
+def test_a_launcher_before_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``CXX="ccache g++"`` names g++."""
+    for name in ("ccache", "g++-9"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "ccache g++-9 -O1")
+    assert toolchain._compiler("CXX", ("c++",)) == str(tmp_path / "g++-9")
 
 
 def test_ratio() -> None:

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,6 @@ from .. import platforms
 from ..errors import ToolchainError
 from ..platforms import Platform
 from ..terminal import disk, process
-from ..upstream.source import ROOT
 
 KINDS = ("zig", "system")
 
@@ -176,10 +174,15 @@ def _system(platform: Platform, cache: Path | None) -> Toolchain:
     )
 
 
+#: What a user may have put before the compiler in CC or CXX. One that is on PATH is found by itself.
+_LAUNCHERS = ("ccache", "sccache", "distcc", "icecc", "buildcache")
+
+
 def _compiler(variable: str, names: tuple[str, ...]) -> str:
     """The compiler that the variable names, or the first of `names` on PATH."""
-    named = os.environ.get(variable, "").split()
-    for name in named[:1] or names:
+    named = shlex.split(os.environ.get(variable, ""))
+    compilers = [word for word in named if Path(word).stem not in _LAUNCHERS]  # CXX="ccache g++"
+    for name in compilers[:1] or names:
         if found := shutil.which(name):
             return found
     looked = f"{variable}={os.environ[variable]}" if named else ", ".join(names)
@@ -205,11 +208,3 @@ def _version(compiler: str) -> tuple[str, tuple[int, ...]]:
 
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(str(part) for part in version)
-
-
-def configured(environment: Mapping[str, str], toolchain: Toolchain) -> dict[str, str]:
-    """`environment` as this toolchain wants it: no flags of the user's that would end up in a published wheel."""
-    ignored = ("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_ARGS", "SKBUILD_CMAKE_ARGS", "CC", "CXX", "CMAKE_GENERATOR")
-    # A compiler cache may hit across checkouts: nothing of their paths is in what is compiled (CMakeLists.txt).
-    shared = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1", "SCCACHE_BASEDIRS": str(ROOT)} if toolchain.cache else {}
-    return {k: v for k, v in environment.items() if k not in ignored} | shared | toolchain.environment

@@ -17,7 +17,7 @@ from rich.table import Table
 from .. import matrix, platforms
 from ..backends import toolkit
 from ..choice import machine
-from ..compilers import cache, toolchain
+from ..compilers import cache, environment, toolchain
 from ..errors import UsageError, VariantsError, WheelError
 from ..matrix import Variant
 from ..platforms import PLATFORMS, Platform
@@ -201,6 +201,8 @@ def work_of(variant: Variant, platform: Platform, options: Options, steps: Steps
     counter = cache.Counter(tools, log.with_suffix(".ccache")) if tools.cache else None
     with steps.step("vendor", f"llama-cpp-python {options.upstream or source.read_pin().version}"):
         upstream = source.vendor(vendor_dir=source.release(options.upstream))
+    if ignored := environment.left_out():
+        console.print(f"      not passed on to the compilers: {', '.join(ignored)}", style="dim", markup=False)
     jobs = options.jobs or process.default_jobs()
     return Work(counter.toolchain if counter else tools, upstream, _epoch(upstream), jobs, counter)
 

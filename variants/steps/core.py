@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..compilers.toolchain import Toolchain, configured
+from ..compilers.environment import for_compiling
+from ..compilers.toolchain import Toolchain
 from ..errors import CommandError
 from ..terminal import disk, process
 from ..upstream.source import COMPILED, ROOT, TREE, Upstream
@@ -104,12 +105,11 @@ def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, bui
         return found[0]
     disk.remove(target)
     disk.remove(stamp)
-    env = configured(process.environment(), toolchain) | {
-        "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
-        "CMAKE_GENERATOR": "Ninja",
-        "NINJA_STATUS": "[%f/%t] ",
-        "LLAMA_CPP_UPSTREAM": str(upstream.tree),  # for variants/upstream/metadata_provider.py
-    }
+    env = for_compiling(
+        toolchain,
+        SOURCE_DATE_EPOCH=os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
+        LLAMA_CPP_UPSTREAM=str(upstream.tree),  # for variants/upstream/metadata_provider.py
+    )
     if adopted():
         package = _package(build_dir / "cmake")
         disk.remove(package)

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from ..backends.toolkit import Toolkit
-from ..compilers.toolchain import Toolchain, configured
+from ..compilers.environment import for_compiling
+from ..compilers.toolchain import Toolchain
 from ..errors import CommandError, WheelError
 from ..matrix import DESCRIPTION, Runtime
 from ..terminal import disk, process
@@ -94,11 +95,7 @@ def build(
     defines = [*core.definitions(upstream, toolchain), *kit.cmake]
     defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
     defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(needs.libraries)}"]
-    env = configured(process.environment(), toolchain) | {
-        "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)),
-        "CMAKE_GENERATOR": "Ninja",
-        "NINJA_STATUS": "[%f/%t] ",
-    }
+    env = for_compiling(toolchain, SOURCE_DATE_EPOCH=os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)))
     if kit.identity and toolchain.cache == "ccache":  # a toolkit assembled anew has new dates, and is still the same
         env["CCACHE_COMPILERCHECK"] = f"string:{toolchain.name} {kit.identity}"
     remedy = "Correct what the compiler complains of, then run the same command again."

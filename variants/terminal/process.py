@@ -21,6 +21,7 @@ from .console import console, duration
 
 _TAIL_LINES = 25
 _HEARTBEAT_SECONDS = 20.0
+_PATIENCE = 5.0  # seconds for a command to end by itself
 _TINY_DISK = 16 * 2**20  # bytes; with less free space a compiler has most probably failed for that
 _JOB_MEMORY = 1_000_000_000  # bytes; the largest of ggml-cuda's units takes 0.7 GB
 _COUNTER = re.compile(rb"^\[(\d+/\d+)\]|^Progress (\d+) of (\d+)")  # ninja's, and pip's (in bytes)
@@ -68,7 +69,7 @@ def command(
         try:
             process = subprocess.Popen(
                 words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # so that all of it can be ended together; Windows knows whose child is whose
             )  # fmt: skip
         except OSError as error:
             raise CommandError(f"`{words[0]}` could not be started: {error.strerror}.", remedy or "Install it.") from error
@@ -146,11 +147,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End the process and everything it started, if it still runs."""
     if process.poll() is not None:
         return
-    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+    if sys.platform == "win32":
+        output(["taskkill", "/F", "/T", "/PID", str(process.pid)])
+        process.wait(_PATIENCE)
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(_PATIENCE)
             return
 
 
