@@ -7,6 +7,7 @@ no log explains. Whoever wants other flags builds with upstream's own sdist.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from ..terminal import process
@@ -42,8 +43,9 @@ def for_compiling(toolchain: Toolchain, **extra: str) -> dict[str, str]:
 
 def left_out(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Variables of the caller's that would have had a say in the build, for the report: flags, paths and CMake's."""
-    telling = ("FLAGS", "_PATH", "CMAKE", "SKBUILD", "APPEND")
-    return sorted(name for name in environment if not _allowed(name) and any(word in name for word in telling))
+    paths = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
+    telling = re.compile(r"\w*FLAGS|NVCC_\w+|(?:\w+_)?(?:CMAKE|SKBUILD)_\w+|GGML_\w+|LLAMA_\w+")
+    return sorted(name for name in environment if not _allowed(name) and (name in paths or telling.fullmatch(name)))
 
 
 def _allowed(name: str) -> bool:
