@@ -80,7 +80,7 @@ def steps(parser: argparse.ArgumentParser) -> Iterator[str]:
         words = [
             f"`{action.option_strings[-1] if action.option_strings else action.metavar or action.dest}`"
             for action in inner._actions
-            if action.option_strings[-1:] not in (["--help"], ["--traceback"])
+            if action.option_strings[-1:] not in (["--help"], ["--traceback"]) and action.help != argparse.SUPPRESS
         ]
         yield f"| `python -m variants {choice.dest}` | {_line(choice.help or '')} | {' '.join(words)} |"
 
