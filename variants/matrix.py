@@ -20,11 +20,11 @@ from .choice import metadata
 from .compilers.toolchain import Toolchain
 from .errors import MatrixError, UsageError
 from .platforms import PLATFORMS, Platform
+from .wheel import archive
 
 FOLDER = Path(__file__).parent
 #: In a wheel with a plugin: what `python -m llama_cpp` and `verify` say of it.
 DESCRIPTION = "llama_cpp/lib/plugin.json"
-_LABEL = re.compile(r"[0-9a-z_.]{1,16}")  # PEP 825, "Variant label"
 
 
 class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -216,7 +216,7 @@ def load(folder: Path = FOLDER) -> dict[str, Variant]:
     by_label: dict[tuple[str | None, str], Variant] = {}
     for variant in variants.values():
         for platform in variant.table.platforms:
-            place = (variant.label, platform if variant.label is None else "")
+            place = (variant.label and archive.local_version(variant.label), platform if variant.label is None else "")
             if platform in variant.table.unpublished or (twin := by_label.setdefault(place, variant)) is variant:
                 continue
             label = f'label "{variant.label}"' if variant.label else f"no label (the plain wheel) on {platform}"
@@ -247,11 +247,8 @@ def read(file: Path) -> Variant:
         raise MatrixError(f"{file}: key `platforms` is empty.", f"Name at least one of {', '.join(PLATFORMS)}.")
     if not table.summary.strip() or "\n" in table.summary:
         raise MatrixError(f"{file}: key `summary` must be one line.", "Say in one line who gets this variant.")
-    if table.label is not None and not _LABEL.fullmatch(table.label):
-        raise MatrixError(
-            f'{file}: key `label`: "{table.label}" is no variant label.',
-            "Use 1 to 16 of the characters 0-9 a-z _ . (PEP 825).",
-        )
+    if table.label is not None and (why := archive.label_mistake(table.label)):
+        raise MatrixError(f'{file}: key `label`: "{table.label}" is no variant label.', f"{why[0].upper()}{why[1:]}.")
     variant = Variant(file.stem, file, table, _own_table(file, table))
     if (table.label is None) != (not variant.properties):
         raise MatrixError(

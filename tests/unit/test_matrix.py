@@ -122,6 +122,21 @@ def test_mistakes(tmp_path: Path, text: str, what: str, remedy: str) -> None:
     assert remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize("label", ["_x", "a.", ".", "..", "a__b", "a._b", "cpu", "null", "", "ä", "a/b", "a b"])
+def test_labels_that_cannot_be_a_folder_or_a_version(tmp_path: Path, label: str) -> None:
+    path = write(tmp_path, LABELLED.replace('label = "v"', f'label = "{label}"'))
+    with pytest.raises(MatrixError, match="is no variant label"):
+        matrix.read(path)
+
+
+def test_labels_that_are_one_local_version(tmp_path: Path) -> None:
+    """``a_1`` and ``a.01`` would be the same file of a classic index."""
+    write(tmp_path, LABELLED.replace('label = "v"', 'label = "a_1"'), "one.toml")
+    write(tmp_path, LABELLED.replace('label = "v"', 'label = "a.01"'), "two.toml")
+    with pytest.raises(MatrixError, match="both have"):
+        matrix.load(tmp_path)
+
+
 def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"summary = '\xff'\n")
     with pytest.raises(MatrixError, match=r"x\.toml"):

@@ -39,8 +39,6 @@ from . import front, pages
 from .pages import File
 
 _STATE = ".state.json"
-#: The classic index of wheels without a label.
-PLAIN = "cpu"
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -115,7 +113,7 @@ def _publish_backends(site: Path, dist: Path, files: Sequence[File], local: Sequ
     """One classic index for each label, and one for the wheels without a label."""
     backends = {file.label for file in local if file.label}
     groups = {name: [file for file in local if file.label == name] for name in sorted(backends)}
-    groups[PLAIN] = [file for file in files if file.label is None]
+    groups[archive.PLAIN] = [file for file in files if file.label is None]
     for name, group in groups.items():
         root = site / "backends" / name / "simple"
         projects = sorted({file.project for file in group})
@@ -240,6 +238,8 @@ def _file(path: Path, known: File | None) -> File:
     if known and (known.size, known.mtime) == (stat.st_size, stat.st_mtime_ns):
         return msgspec.structs.replace(known, yanked=yanked)
     label = archive.split_label(path.name)[1]
+    if label is not None and (why := archive.label_mistake(label)):
+        raise WheelError(f'{path}: "{label}" is no variant label: {why}.', "Remove the file, or label it again.")
     name, version, build, tags = archive.parse_name(archive.plain_path(path))
     content, variant = _dist_info(path, label)
     _refuse_unpublished(path, label)

@@ -106,7 +106,7 @@ def local_name(name: str) -> str:
     """A labelled wheel's file name with the label moved into the version, as a local version (PEP 440): ``0.3.36+vulkan``."""
     plain, found = archive.split_label(name)
     distribution, version, *rest = plain.split("-")
-    return "-".join([distribution, str(Version(f"{version}+{re.sub('[^0-9a-z]+', '.', found or '')}")), *rest])
+    return "-".join([distribution, str(Version(f"{version}+{archive.local_version(found or '')}")), *rest])
 
 
 def _with_requirements(header: bytes, requirements: list[str]) -> bytes:

@@ -145,6 +145,8 @@ def labels(wheel: Wheel) -> Iterator[Finding]:
         if label is None and content is not None:
             raise ValueError("there is no label in the file name")
         if label is not None:
+            if why := archive.label_mistake(label):
+                raise ValueError(why)
             found = metadata.read_wheel(content or b"", label)
             variant = wheel.variant
             if variant is None:

@@ -7,6 +7,7 @@ import copy
 import csv
 import hashlib
 import io
+import re
 import struct
 import zipfile
 import zlib
@@ -121,6 +122,31 @@ def split_label(name: str) -> tuple[str, str | None]:
     if len(parts) == plain + 1:
         return "-".join(parts[:plain]) + ".whl", parts[plain]
     return name, None
+
+
+#: The classic index of wheels without a label; and what PEP 825 keeps for itself.
+PLAIN = "cpu"
+_RESERVED = (PLAIN, "null")
+
+
+def label_mistake(label: str) -> str | None:
+    """Why this cannot be a variant label, or None.
+
+    PEP 825, "Variant label": 1 to 16 of ``0-9 a-z _ .``. It is also a folder of the index and a local version (PEP 440), so it
+    begins and ends with a letter or digit, and has no two separators beside each other.
+    """
+    if not re.fullmatch(r"[0-9a-z_.]{1,16}", label):
+        return "a label has 1 to 16 of the characters 0-9 a-z _ . (PEP 825)"
+    if not re.fullmatch(r"[0-9a-z]+(?:[_.][0-9a-z]+)*", label):
+        return "a label begins and ends with a letter or digit, with single _ or . between (it is a local version too, PEP 440)"
+    if label in _RESERVED:
+        return f"{' and '.join(_RESERVED)} are taken: by the index of plain wheels, and by PEP 825"
+    return None
+
+
+def local_version(label: str) -> str:
+    """The label as a local version, in PEP 440's normal form: two labels with the same one would be one file of a classic index."""
+    return str(Version(f"0+{label.replace('_', '.')}").local)
 
 
 def sha256(path: Path) -> str:
