@@ -20,6 +20,7 @@ import pytest
 
 from variants import errors
 from variants.release import pipeline
+from variants.terminal import disk
 from variants.upstream import source
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,7 +30,7 @@ STEPS = ("vendor", "core", "assemble", "repair", "verify")
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy with upstream's archive beside the pin, so that nothing needs the network."""
-    source.vendor()
+    source.vendor(disk.Lock(ROOT))
     folder = tmp_path_factory.mktemp("failures") / "a chéckout"
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for name in filter(None, tracked):
@@ -65,7 +66,7 @@ def run(checkout: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[
 
 
 def half_written(checkout: Path) -> list[Path]:
-    return [path for folder in ("dist", "vendor") for path in (checkout / folder).glob(".*") if path.name.endswith(".part")]
+    return [path for folder in ("dist", "vendor") for path in (checkout / folder).glob(".*") if path.name.endswith(".tmp")]
 
 
 def wheels(checkout: Path) -> list[Path]:
@@ -122,7 +123,7 @@ def test_killed(checkout: Path) -> None:
     """SIGKILL, which nobody can clean up after: the next run removes what it finds."""
     shutil.rmtree(checkout / "vendor" / "llama_cpp_python")
     process = start(checkout)
-    while not list((checkout / "vendor").glob(".*.part")):
+    while not list((checkout / "vendor").glob(".*.tmp")):
         time.sleep(0.01)
     process.kill()
     process.communicate()

@@ -14,6 +14,7 @@ import pytest
 from tests.failures.test_failures import default_interrupt
 from variants import errors
 from variants.compilers import packages
+from variants.terminal import disk
 from variants.upstream import source
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +42,7 @@ def until(process: subprocess.Popen[str], text: str) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_download(tmp_path: Path, number: signal.Signals) -> None:
     """Nothing that looks like a toolkit is left; the next run fetches it, and the one after finds it."""
-    source.vendor()
+    source.vendor(disk.Lock(ROOT))
     process = start(tmp_path, "build", "cuda13", "--arch", "90")
     until(process, "-m pip install")
     time.sleep(1.5)
@@ -55,12 +56,12 @@ def test_interrupted_download(tmp_path: Path, number: signal.Signals) -> None:
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if number != signal.SIGKILL:
         assert "Nothing unfinished" in out
-        assert not list(tmp_path.glob(".*.part"))
+        assert not list(tmp_path.glob(".*.tmp"))
     again = start(tmp_path, "build", "cuda13", "--arch", "90")
     until(again, "] core")
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=60)
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".*.tmp"))
     shown = start(tmp_path, "toolchain", "cuda13")
     out, _ = shown.communicate(timeout=60)
     assert shown.returncode == 0, out

@@ -11,6 +11,7 @@ import pytest
 
 from tests.installers.tools import small_wheels
 from variants.index import index, serve
+from variants.terminal import disk
 
 
 @pytest.fixture
@@ -51,6 +52,6 @@ def offer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     folder = tmp_path_factory.mktemp("offer")
     small_wheels(folder / "dist", folder / "work", "9.9.6")
     small_wheels(folder / "dist", folder / "work")
-    index.build_index(folder / "dist", folder / "site")
+    index.build_index(disk.Lock(Path()), folder / "dist", folder / "site")
     with serving(folder / "site") as address:
         yield folder / "site", address

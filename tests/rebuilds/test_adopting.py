@@ -11,6 +11,7 @@ from variants import matrix
 from variants.errors import SourceError
 from variants.release import adopt, pipeline
 from variants.steps import assemble
+from variants.terminal import disk
 from variants.upstream import source
 from variants.wheel import archive
 
@@ -19,7 +20,7 @@ from variants.wheel import archive
 def tree(tmp_path: Path) -> Path:
     """The pinned sdist, unpacked into a folder of its own."""
     pin = source.read_pin()
-    source.vendor()
+    source.vendor(disk.Lock(source.ROOT))
     folder = tmp_path / "llama-cpp-python"
     source.unpack(source.VENDOR / pin.archive, folder)
     return folder

@@ -16,6 +16,7 @@ from tests.rebuilds.conftest import Run
 from variants import matrix, platforms
 from variants.backends import vulkan
 from variants.compilers import toolchain
+from variants.terminal import disk
 from variants.upstream import source
 from variants.wheel import archive
 
@@ -31,7 +32,7 @@ def clone(folder: Path) -> Path:
 
 def has_vulkan(tmp_path: Path) -> bool:
     tools = toolchain.find("system", tmp_path, HERE, write=False)
-    return not vulkan.find(matrix.request(matrix.load()["vulkan"], tools, source.vendor().tree)).missing
+    return not vulkan.find(matrix.request(matrix.load()["vulkan"], tools, source.vendor(disk.Lock(source.ROOT)).tree)).missing
 
 
 @pytest.fixture

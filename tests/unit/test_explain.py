@@ -17,6 +17,7 @@ from variants.choice.machine import Machine
 from variants.errors import UsageError
 from variants.index import index
 from variants.steps import label
+from variants.terminal import disk
 
 Judge = Callable[..., explain.Judged]
 
@@ -69,13 +70,13 @@ def test_python_and_yanked(tmp_path: Path) -> None:
     wheel(tmp_path)
     offered = listing.read(str(tmp_path))
     assert explain.choose(offered, machine.checked(Machine(python="3.8")), "pip").winner
-    index.build_index(tmp_path, tmp_path / "site")
+    index.build_index(disk.Lock(Path()), tmp_path, tmp_path / "site")
     offered = listing.read(str(tmp_path / "site"))
     old = explain.choose(offered, machine.checked(Machine(python="3.7")), "pip")
     assert old.winner is None
     assert old.ranked[0].reason == "needs Python >=3.8, found 3.7"
     next(tmp_path.glob("*.whl")).with_suffix(".whl.yanked").write_text("x")
-    index.build_index(tmp_path, tmp_path / "site")
+    index.build_index(disk.Lock(Path()), tmp_path, tmp_path / "site")
     yanked = listing.read(str(tmp_path / "site"))
     assert explain.choose(yanked, machine.checked(Machine()), "pip").ranked[0].reason == "yanked"
     assert explain.choose(yanked, machine.checked(Machine()), "pip", "9.9.7").winner

@@ -76,10 +76,10 @@ def test_replacing(tmp_path: Path) -> None:
 
 
 def test_leftovers(tmp_path: Path) -> None:
-    (tmp_path / ".x.whl.1.part").write_text("")
-    (tmp_path / ".tree.1.part").mkdir()
+    (tmp_path / ".x.whl.1.tmp").write_text("")
+    (tmp_path / ".tree.1.tmp").mkdir()
     (tmp_path / "kept.whl").write_text("")
-    disk.remove_leftovers(tmp_path)
+    disk.remove_leftovers(disk.Lock(tmp_path), tmp_path)
     assert os.listdir(tmp_path) == ["kept.whl"]
 
 

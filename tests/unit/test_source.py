@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from variants.errors import SourceError
-from variants.terminal import process
+from variants.terminal import disk, process
 from variants.upstream import source
 
 Member = tuple[str, bytes]
@@ -32,6 +32,9 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
 def build_wheel(*_): raise SystemExit(1)
 """
 CHANGELOG = b"## [9.9.8]\n\n- llama.cpp@1111111\n\n## [9.9.7]\n\n- fix\n- feat: update llama.cpp to ggml-org/llama.cpp@abcdef012\n"
+
+
+LOCK = disk.Lock(Path())
 
 
 def archive(path: Path, members: list[Member], links: list[tarfile.TarInfo] | None = None) -> Path:
@@ -85,48 +88,48 @@ def test_the_real_pin_is_valid() -> None:
 
 
 def test_fetch_once_then_work_offline(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    upstream = source.vendor(vendor_dir=vendor_dir)
+    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
     assert (upstream.version, upstream.commit, upstream.epoch) == ("9.9.7", "abcdef012", 1_700_000_000)
     assert (upstream.tree / "llama_cpp" / "__init__.py").read_bytes().startswith(b"from .llama_cpp")
     assert [str(path) for path in source.package_files(upstream.tree)] == ["llama_cpp/__init__.py"]
-    assert not list(vendor_dir.glob(".*.part"))
+    assert not list(vendor_dir.glob(".*.tmp"))
 
     def fail(*_: object, **__: object) -> int:
         raise AssertionError("a second run does nothing")
 
     monkeypatch.setattr(process, "command", fail)
     monkeypatch.setattr(source, "unpack", fail)
-    assert source.vendor(vendor_dir=vendor_dir) == upstream
+    assert source.vendor(LOCK, vendor_dir=vendor_dir) == upstream
 
 
 def test_unpacks_again_offline(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A removed or unfinished tree comes back from the archive beside it, without the network."""
-    upstream = source.vendor(vendor_dir=vendor_dir)
+    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
     shutil.rmtree(upstream.tree)
-    (vendor_dir / ".llama_cpp_python.123.part").mkdir()
+    (vendor_dir / ".llama_cpp_python.123.tmp").mkdir()
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
-    assert source.vendor(vendor_dir=vendor_dir) == upstream
-    assert not list(vendor_dir.glob(".*.part"))
+    assert source.vendor(LOCK, vendor_dir=vendor_dir) == upstream
+    assert not list(vendor_dir.glob(".*.tmp"))
 
 
 def test_tree_of_another_release(vendor_dir: Path) -> None:
-    upstream = source.vendor(vendor_dir=vendor_dir)
+    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
     pin = source.Pin("llama-cpp-python", "9.9.8", "0" * 64)
     with pytest.raises(SourceError, match="holds another release"):
         source.read_tree(pin, upstream.tree)
 
 
 def test_damaged_archive_is_fetched_anew(vendor_dir: Path) -> None:
-    source.vendor(vendor_dir=vendor_dir)
+    source.vendor(LOCK, vendor_dir=vendor_dir)
     shutil.rmtree(vendor_dir / "llama_cpp_python")
     (vendor_dir / "llama_cpp_python-9.9.7.tar.gz").write_bytes(b"half a file")
-    assert source.vendor(vendor_dir=vendor_dir).version == "9.9.7"
+    assert source.vendor(LOCK, vendor_dir=vendor_dir).version == "9.9.7"
 
 
 def test_wrong_hash(vendor_dir: Path, tmp_path: Path) -> None:
     sdist(tmp_path / "index", extra=b"# not what was pinned\n")
     with pytest.raises(SourceError) as caught:
-        source.vendor(vendor_dir=vendor_dir)
+        source.vendor(LOCK, vendor_dir=vendor_dir)
     assert sha256(tmp_path / "index" / "llama_cpp_python-9.9.7.tar.gz") in caught.value.what
     assert "ask upstream" in caught.value.remedy
     assert [path.name for path in vendor_dir.iterdir()] == ["upstream.toml"]
@@ -135,7 +138,7 @@ def test_wrong_hash(vendor_dir: Path, tmp_path: Path) -> None:
 def test_no_index(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
     with pytest.raises(SourceError) as caught:
-        source.vendor(vendor_dir=vendor_dir)
+        source.vendor(LOCK, vendor_dir=vendor_dir)
     assert "could not be fetched" in caught.value.what
     assert "by hand" in caught.value.remedy
 
@@ -147,7 +150,7 @@ def test_no_network(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple/")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(SourceError) as caught:
-        source.vendor(vendor_dir=vendor_dir)
+        source.vendor(LOCK, vendor_dir=vendor_dir)
     assert "could not be fetched" in caught.value.what
     assert "Check the network" in caught.value.remedy
 
@@ -156,15 +159,15 @@ def test_uv_settings_reach_pip(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch
     """Who has configured only uv need not configure pip."""
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "index"))
-    assert source.vendor(vendor_dir=vendor_dir).version == "9.9.7"
+    assert source.vendor(LOCK, vendor_dir=vendor_dir).version == "9.9.7"
     monkeypatch.setenv("UV_DEFAULT_INDEX", "mirror=http://127.0.0.1:9/simple/")
     assert source._pip_environment()["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple/"
 
 
 def test_move_the_pin(vendor_dir: Path, tmp_path: Path) -> None:
-    source.vendor(vendor_dir=vendor_dir)
+    source.vendor(LOCK, vendor_dir=vendor_dir)
     newer = sdist(tmp_path / "index", "9.9.8")
-    upstream = source.vendor("9.9.8", vendor_dir)
+    upstream = source.vendor(LOCK, "9.9.8", vendor_dir)
     assert (upstream.version, upstream.commit) == ("9.9.8", "1111111")
     text = (vendor_dir / "upstream.toml").read_text(encoding="utf-8")
     assert text.startswith("# kept\n")
@@ -175,11 +178,11 @@ def test_move_the_pin(vendor_dir: Path, tmp_path: Path) -> None:
 def test_move_to_what_is_not_there(vendor_dir: Path) -> None:
     before = (vendor_dir / "upstream.toml").read_text(encoding="utf-8")
     with pytest.raises(SourceError) as caught:
-        source.vendor("9.9.99", vendor_dir)
+        source.vendor(LOCK, "9.9.99", vendor_dir)
     assert "9.9.99" in caught.value.what
     assert "9.9.7" in caught.value.remedy
     with pytest.raises(SourceError, match="no version number"):
-        source.vendor("latest", vendor_dir)
+        source.vendor(LOCK, "latest", vendor_dir)
     assert (vendor_dir / "upstream.toml").read_text(encoding="utf-8") == before
 
 

@@ -62,8 +62,8 @@ def _configure_parts(steps: Steps) -> None:
 
 
 def _vendor(options: argparse.Namespace) -> None:
-    with disk.locked(pipeline.BUILD):
-        upstream = source.vendor(options.version)
+    with disk.locked(pipeline.BUILD) as lock:
+        upstream = source.vendor(lock, options.version)
     console.print(f"{upstream.tree}: llama-cpp-python {upstream.version}, llama.cpp {upstream.commit}")
 
 

@@ -34,9 +34,9 @@ def configure(steps: Steps) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    with disk.locked(pipeline.BUILD):
+    with disk.locked(pipeline.BUILD) as lock:
         chosen = index.Options(options.base_url, options.site_url, options.allow_no_fallback)
-        files = index.build_index(options.dist, options.site, chosen)
+        files = index.build_index(lock, options.dist, options.site, chosen)
     for file in files:
         console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
     console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)

@@ -64,10 +64,11 @@ def install(packages: Packages, finish: Callable[[Path, Path, Path], None], log:
         CommandError: pip cannot fetch them, or a file has another hash than the pinned one.
     """
     packages.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(packages.folder.with_name(packages.folder.name + ".lock")):  # another checkout may be at it
+    file = packages.folder.with_name(packages.folder.name + ".lock")
+    with FileLock(file):  # another checkout may be at it
         if packages.there:
             return packages.folder
-        disk.remove_leftovers(packages.folder.parent, packages.folder.name)
+        disk.remove_leftovers(disk.Lock(file), packages.folder.parent, packages.folder.name)
         with disk.replacing(packages.folder) as part:
             prefix = part / "prefix"
             process.command(

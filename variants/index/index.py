@@ -51,7 +51,7 @@ class Options(msgspec.Struct, frozen=True):
     allow_no_fallback: bool = False
 
 
-def build_index(dist: Path, site: Path, options: Options | None = None) -> list[File]:
+def build_index(lock: disk.Lock, dist: Path, site: Path, options: Options | None = None) -> list[File]:
     """Bring the site up to date with the wheels in `dist` and return what ``simple/`` lists.
 
     Only wheels that are new since the last time are opened; of each, the archive's directory and its dist-info are read, and
@@ -77,17 +77,17 @@ def build_index(dist: Path, site: Path, options: Options | None = None) -> list[
                 f"or remove {site} if nobody has installed from it yet.",
             )
     merged = _merge(dist, files, options)
-    local = _local_versions(dist, files, known)
-    disk.remove_leftovers(site)
+    local = _local_versions(lock, dist, files, known)
+    disk.remove_leftovers(lock, site)
     simple = site / "simple"
     content = {(project, _merged_name(project, version)): metadata.to_bytes(info) for (project, version), info in merged.items()}
     projects = {name: [file for file in files if file.project == name] for name in sorted({file.project for file in files})}
     for project, mine in projects.items():
         mine.sort(key=pages.order)
         extra = {name: text for (of, name), text in content.items() if of == project}
-        _publish(simple, project, mine, extra, lambda file: dist / file.name, options)
+        _publish(lock, simple, project, mine, extra, lambda file: dist / file.name, options)
     pages.publish_root(simple, list(projects))
-    _publish_backends(site, dist, files, local, options)
+    _publish_backends(lock, site, dist, files, local, options)
     front_project = PROJECT if PROJECT in projects else next(iter(projects))
     for project, mine in projects.items():
         mine.reverse()  # newest first
@@ -102,14 +102,17 @@ def build_index(dist: Path, site: Path, options: Options | None = None) -> list[
 
 
 def _publish(
-    root: Path, project: str, files: Sequence[File], extra: dict[str, bytes], where: Callable[[File], Path], options: Options
-) -> None:
+    lock: disk.Lock, root: Path, project: str, files: Sequence[File], extra: dict[str, bytes], where: Callable[[File], Path],
+    options: Options,
+) -> None:  # fmt: skip
     before = pages.linked_metadata(root / project)
-    pages.publish(root, project, files, extra, where, lambda file: _metadata(where(file)), options.base_url)
+    pages.publish(lock, root, project, files, extra, where, lambda file: _metadata(where(file)), options.base_url)
     pages.remove_unlisted(root, project, {file.name for file in files} | set(extra), before)
 
 
-def _publish_backends(site: Path, dist: Path, files: Sequence[File], local: Sequence[File], options: Options) -> None:
+def _publish_backends(
+    lock: disk.Lock, site: Path, dist: Path, files: Sequence[File], local: Sequence[File], options: Options
+) -> None:
     """One classic index for each label, and one for the wheels without a label."""
     backends = {file.label for file in local if file.label}
     groups = {name: [file for file in local if file.label == name] for name in sorted(backends)}
@@ -119,14 +122,16 @@ def _publish_backends(site: Path, dist: Path, files: Sequence[File], local: Sequ
         projects = sorted({file.project for file in group})
         for project in projects:
             mine = sorted((file for file in group if file.project == project), key=pages.order)
-            _publish(root, project, mine, {}, lambda file: _local_path(dist, file) if file.source else dist / file.name, options)
+            _publish(
+                lock, root, project, mine, {}, lambda file: _local_path(dist, file) if file.source else dist / file.name, options
+            )
         pages.publish_root(root, projects)
     for path in (site / "backends").glob("*/"):
         if path.name not in groups:
             disk.remove(path)
 
 
-def _local_versions(dist: Path, files: Sequence[File], known: dict[str, File]) -> list[File]:
+def _local_versions(lock: disk.Lock, dist: Path, files: Sequence[File], known: dict[str, File]) -> list[File]:
     """Each labelled wheel once more, with a plain name and a local version (PEP 440), in ``dist/backends/LABEL/``."""
     made: list[File] = []
     listed: set[Path] = set()
@@ -135,7 +140,7 @@ def _local_versions(dist: Path, files: Sequence[File], known: dict[str, File]) -
         target = folder / labels.local_name(file.name)
         before = known.get(target.name)
         if not (before and before.source == file.sha256 and target.exists() and target.stat().st_size == before.size):
-            disk.remove_leftovers(folder)
+            disk.remove_leftovers(lock, folder)
             labels.unlabel(dist / file.name, folder, local=True)
             before = None
         new = _file(target, before)

@@ -52,6 +52,7 @@ def order(file: File) -> tuple[object, ...]:
 
 
 def publish(
+    lock: disk.Lock,
     root: Path,
     project: str,
     files: Sequence[File],
@@ -66,8 +67,8 @@ def publish(
     so that a page that is being read goes on fitting it. where: a wheel's path. base_url: where the wheels lie instead of here.
     """
     folder = root / project
-    disk.remove_leftovers(root)
-    disk.remove_leftovers(folder)
+    disk.remove_leftovers(lock, root)
+    disk.remove_leftovers(lock, folder)
     for file in files:
         _publish_wheel(folder, file, where(file), metadata, base_url)
     linked = {name: f"variants/{hashlib.sha256(content).hexdigest()[:16]}/{name}" for name, content in extra.items()}

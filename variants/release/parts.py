@@ -30,9 +30,9 @@ def core(options: Options, parts: Path) -> Path:
     options = msgspec.structs.replace(options, toolchain=options.toolchain or "zig")
     variant = Variant("core", matrix.FOLDER, matrix.Table("the core alone", [platform.name], matrix.Smoke("CPU")))
     place = pipeline.place_of(variant, platform, options)
-    with disk.locked(BUILD, options.wait):
+    with disk.locked(BUILD, options.wait) as lock:
         steps = Steps(total=3)
-        work = pipeline.work_of(variant, platform, options, steps)
+        work = pipeline.work_of(lock, variant, platform, options, steps)
         part = pipeline.compile_core(work, place, steps)
         target = parts / core_folder(platform, pipeline.kind(variant, options))
         with steps.step("publish", pipeline.short(target)), disk.replacing(target) as new:
@@ -57,9 +57,9 @@ def plugin_of(variant: Variant, options: Options, parts: Path) -> Path:
     pipeline.check(variant, platform, options)
     place = pipeline.place_of(variant, platform, options)
     part = _core_in(parts, variant, platform, options)
-    with disk.locked(BUILD, options.wait):
+    with disk.locked(BUILD, options.wait) as lock:
         steps = Steps(total=4)
-        work = pipeline.work_of(variant, platform, options, steps)
+        work = pipeline.work_of(lock, variant, platform, options, steps)
         kit = pipeline.find_toolkit(variant, work, options, steps)
         made = pipeline.compile_plugin(variant, kit, part, work, place, steps)
         target = parts / plugin_folder(variant, platform)
@@ -89,9 +89,9 @@ def assemble_all(variants: Sequence[Variant], options: Options, parts: Path) -> 
             raise _missing(folder, f"plugin -- {variant.name}")
         found.append((variant, platform, part, plugin.read(folder) if variant.table.plugin else None))
     built = []
-    with disk.locked(BUILD, options.wait):
-        disk.remove_leftovers(pipeline.DIST)
-        upstream = source.vendor(vendor_dir=source.release(options.upstream))
+    with disk.locked(BUILD, options.wait) as lock:
+        disk.remove_leftovers(lock, pipeline.DIST)
+        upstream = source.vendor(lock, vendor_dir=source.release(options.upstream))
         for variant, platform, part, made in found:
             steps = Steps(total=4 + bool(variant.label))
             place = pipeline.place_of(variant, platform, options)

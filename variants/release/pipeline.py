@@ -84,8 +84,8 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
         return []
     built: list[Built] = []
     failed: list[VariantsError] = []
-    with disk.locked(BUILD, options.wait):
-        disk.remove_leftovers(DIST)
+    with disk.locked(BUILD, options.wait) as lock:
+        disk.remove_leftovers(lock, DIST)
         if options.clean:
             for variant in variants:
                 place = place_of(variant, platform, options)
@@ -93,7 +93,7 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
                 disk.remove(place.own)
         for variant in variants:
             try:
-                built.append(_build(variant, platform, options))
+                built.append(_build(lock, variant, platform, options))
             except VariantsError as error:
                 if not options.keep_going:
                     raise
@@ -180,12 +180,12 @@ class Work(msgspec.Struct, frozen=True):
     counter: cache.Counter | None
 
 
-def _build(variant: Variant, platform: Platform, options: Options) -> Built:
+def _build(lock: disk.Lock, variant: Variant, platform: Platform, options: Options) -> Built:
     """One variant, from source to ``dist/``. Each step is a function from files to a file and can be run again alone."""
     place = place_of(variant, platform, options)
     disk.remove(place.log)
     steps = Steps(total=6 + bool(variant.label) + 2 * bool(variant.table.plugin))
-    work = work_of(variant, platform, options, steps)
+    work = work_of(lock, variant, platform, options, steps)
     kit = find_toolkit(variant, work, options, steps) if variant.table.plugin else None
     part = compile_core(work, place, steps)
     made = compile_plugin(variant, kit, part, work, place, steps) if kit else None
@@ -194,13 +194,13 @@ def _build(variant: Variant, platform: Platform, options: Options) -> Built:
     return Built(variant.name, wheel, steps.done, str(work.counter) if work.counter else None)
 
 
-def work_of(variant: Variant, platform: Platform, options: Options, steps: Steps) -> Work:
+def work_of(lock: disk.Lock, variant: Variant, platform: Platform, options: Options, steps: Steps) -> Work:
     """The compiler (before anything is fetched: it may not be there), and upstream's source."""
     tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform)
     log = place_of(variant, platform, options).log
     counter = cache.Counter(tools, log.with_suffix(".ccache")) if tools.cache else None
     with steps.step("vendor", f"llama-cpp-python {options.upstream or source.read_pin().version}"):
-        upstream = source.vendor(vendor_dir=source.release(options.upstream))
+        upstream = source.vendor(lock, vendor_dir=source.release(options.upstream))
     if ignored := environment.left_out():
         console.print(f"      not passed on to the compilers: {', '.join(ignored)}", style="dim", markup=False)
     jobs = options.jobs or process.default_jobs()
@@ -347,6 +347,19 @@ def _plan_toolkit(
     return "; ".join(f"{one.what} {one.found or f'MISSING (wanted {one.wanted}, found {one.seen})'}" for one in kit.pieces)
 
 
+def upstream_here() -> source.Upstream:
+    """Upstream's tree as it is, fetched first where it is not there.
+
+    Raises:
+        SourceError: it cannot be had.
+        BusyError: it is not there, and another build is at it.
+    """
+    if (source.TREE / "PKG-INFO").is_file() or source.read_pin().path is not None:
+        return source.read_tree(source.read_pin())
+    with disk.locked(BUILD) as lock:
+        return source.vendor(lock)
+
+
 def show_toolchain(variant: Variant, options: Options) -> bool:
     """Print what would compile this variant, and what is missing; is everything there?
 
@@ -361,7 +374,7 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
     console.print(f"{variant.name}: core and plugin with {tools.name}, {caching}", markup=False)
     if variant.backend is None:
         return True
-    kit = variant.backend.find(matrix.request(variant, tools, source.vendor().tree, options.toolkit))
+    kit = variant.backend.find(matrix.request(variant, tools, upstream_here().tree, options.toolkit))
     toolkit.show(kit)
     return not kit.missing
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -19,7 +20,7 @@ from .console import console
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed onto `path` at the end, removed on any error or interruption."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield part
         os.replace(part, path)
@@ -35,14 +36,20 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed runs left behind of `name` in `folder`. To be called with the lock held."""
-    for part in folder.glob(f".{name}.*.part"):
+class Lock(NamedTuple):
+    """That a lock is held, for functions that may work only then: what another run is writing looks like a dead one's leftovers."""
+
+    folder: Path
+
+
+def remove_leftovers(lock: Lock, folder: Path, name: str = "*") -> None:
+    """Remove what killed runs left behind of `name` in `folder`. `lock`: the one that whoever writes there holds."""
+    for part in folder.glob(f".{name}.*.tmp"):
         remove(part)
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[Lock]:
     """Hold this checkout's lock; a lock of a dead process counts for nothing.
 
     Raises:
@@ -68,7 +75,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         raise DiskError(f"{folder} cannot be written: {error.strerror}.", "Build in a checkout that you may write to.") from error
     try:
         holder.write_text(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
-        yield
+        yield Lock(folder)
     finally:
         holder.unlink(missing_ok=True)
         lock.release()

@@ -159,7 +159,8 @@ def _upstream_wheel(folder: Path, log: Path, variant: matrix.Variant | None, avx
     tools = toolchain.find("system", folder, platforms.here())
     defines: list[str] = list(tools.cmake) if plugin else []
     environment: dict[str, str] = {}
-    upstream = source.vendor()
+    with disk.locked(folder.parent) as lock:
+        upstream = source.vendor(lock)
     if variant and backend:
         kit = toolkit.require(backend.find(matrix.request(_for_this_gpu(variant), tools, upstream.tree, fetch=True, log=log)))
         # The shim of our headers goes in the way that a user has: by the compiler's variable.

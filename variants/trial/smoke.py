@@ -192,9 +192,10 @@ def offload(wheel: Path, build_dir: Path) -> None:
     _require_here(wheel)
     log = build_dir / "logs" / "offload.log"
     disk.remove(log)
-    tools, upstream = toolchain.find("system", build_dir / "toolchains", platforms.here()), source.vendor()
+    tools = toolchain.find("system", build_dir / "toolchains", platforms.here())
     console.print(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core")
-    with disk.locked(build_dir):
+    with disk.locked(build_dir) as lock:
+        upstream = source.vendor(lock)
         made = plugin.build(
             Toolkit("rpc", (), ""), wheel, upstream, tools, runtime=matrix.Runtime(), jobs=process.default_jobs(), log=log,
             build_dir=build_dir / f"rpc-{tools.platform.name}",

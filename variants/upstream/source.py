@@ -108,7 +108,7 @@ def release(version: str | None) -> Path:
     return folder
 
 
-def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
+def vendor(lock: disk.Lock, version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
     """Make sure that upstream's tree is there: download, check, unpack; nothing where the stamp says that all is done.
 
     With `version`, the pin moves there: the new archive's hash is written into the pin and the old tree is removed.
@@ -116,7 +116,7 @@ def vendor(version: str | None = None, vendor_dir: Path = VENDOR) -> Upstream:
     Raises:
         SourceError: no network, no such release, another hash than the pinned one, or a hostile archive.
     """
-    disk.remove_leftovers(vendor_dir)
+    disk.remove_leftovers(lock, vendor_dir)
     pin_file, tree = vendor_dir / PIN.name, vendor_dir / TREE.name
     pin = read_pin(pin_file)
     if pin.path is not None:
@@ -238,7 +238,7 @@ def _download(pin: Pin, vendor_dir: Path) -> Path:
     """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials."""
     if not shutil.which("pip", path=process.environment()["PATH"]):
         raise SourceError("This environment has no pip, which fetches upstream's source.", "Run it through nox: `nox -s vendor`.")
-    with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".", suffix=".part") as scratch:
+    with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".download.", suffix=".tmp") as scratch:
         requirement = Path(scratch) / "requirements.txt"
         hashes = f" --hash=sha256:{pin.sha256}" if pin.sha256 else ""
         requirement.write_text(f"{pin.name}=={pin.version}{hashes}\n")
