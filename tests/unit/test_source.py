@@ -112,6 +112,34 @@ def test_unpacks_again_offline(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(vendor_dir.glob(".*.tmp"))
 
 
+def test_leftovers_of_a_killed_download_go(vendor_dir: Path) -> None:
+    (vendor_dir / ".download.abc.tmp").mkdir()
+    source.vendor(LOCK, vendor_dir=vendor_dir)
+    assert not list(vendor_dir.glob(".download*"))
+
+
+@pytest.mark.parametrize("how", ["edited", "edited and dated back", "removed", "added"])
+def test_an_edited_tree_is_no_release(vendor_dir: Path, how: str) -> None:
+    """The content decides, not the stamp: what was changed by hand does not pass for what upstream released."""
+    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
+    file = upstream.tree / "llama_cpp" / "__init__.py"
+    times = file.stat()
+    if how == "removed":
+        file.unlink()
+    elif how == "added":
+        (upstream.tree / "vendor" / "llama.cpp" / "src").mkdir(parents=True, exist_ok=True)
+        (upstream.tree / "vendor" / "llama.cpp" / "src" / "more.cpp").write_text("int x;")
+    else:
+        file.write_bytes(file.read_bytes() + b"# mine\n")
+        if how != "edited":
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(SourceError, match="is not what was unpacked there") as caught:
+        source.vendor(LOCK, vendor_dir=vendor_dir)
+    assert "path = " in caught.value.remedy
+    if how == "edited":
+        assert "llama_cpp/__init__.py changed" in caught.value.what
+
+
 def test_tree_of_another_release(vendor_dir: Path) -> None:
     upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
     pin = source.Pin("llama-cpp-python", "9.9.8", "0" * 64)

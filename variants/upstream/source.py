@@ -126,12 +126,12 @@ def vendor(lock: disk.Lock, version: str | None = None, vendor_dir: Path = VENDO
     if version is not None and version != pin.version:
         pin = _move(pin, version, pin_file)
     stamp = tree / _STAMP
-    if not (stamp.is_file() and (fields := stamp.read_text().split())[:1] == [pin.sha256] and len(fields) == 3):
+    if not (stamp.is_file() and (fields := stamp.read_text().split())[:1] == [pin.sha256] and len(fields) == 4):
         archive = _archive(pin, vendor_dir)
         console.print(f"      unpacking {archive.name}", style="dim")
         with disk.replacing(tree) as part:
             epoch = unpack(archive, part)
-            (part / _STAMP).write_text(f"{pin.sha256} {epoch} {content(part)}\n")
+            (part / _STAMP).write_text(f"{pin.sha256} {epoch} {content(part)} {_package(part)}\n")
             disk.remove(tree)
     return read_tree(pin, tree)
 
@@ -140,7 +140,7 @@ def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
     """What an unpacked tree says of itself.
 
     Raises:
-        SourceError: it is not there, or of another release.
+        SourceError: it is not there, of another release, or was edited: fingerprint and bill of materials would be false.
     """
     if pin.path is not None:
         tree = ROOT / pin.path
@@ -150,10 +150,35 @@ def read_tree(pin: Pin, tree: Path = TREE) -> Upstream:
     stamp = tree / _STAMP
     if not stamp.is_file():
         raise SourceError(f"Upstream's source is not in {tree}.", "Fetch it: `nox -s vendor`.")
-    sha256, epoch, compiled = [*stamp.read_text().split(), "0", ""][:3]
+    sha256, epoch, compiled, package = [*stamp.read_text().split(), "0", "", ""][:4]
     if sha256 != pin.sha256:
         raise SourceError(f"{tree} holds another release than {pin.version}, which is pinned.", "Fetch it: `nox -s vendor`.")
+    if (content(tree), _package(tree)) != (compiled, package):
+        raise SourceError(
+            f"{tree} is not what was unpacked there: {_edited(tree, stamp)}. Its wheel would falsely carry the release's hash.",
+            f"Take the release: remove {tree} and run `nox -s vendor`. To build your own changes, copy the tree elsewhere\n"
+            f'and name it in {PIN.name}: `path = "../my-llama-cpp-python"` in place of version and hash.',
+        )
     return Upstream(tree, pin.version, pin.sha256, int(epoch), _commit(tree, pin.version), compiled)
+
+
+def _package(tree: Path) -> str:
+    """SHA-256 (hex) over the names and contents of upstream's Python package."""
+    digest = hashlib.sha256()
+    for path in package_files(tree):
+        digest.update(f"{path}\0{sha256(tree / path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _edited(tree: Path, stamp: Path) -> str:
+    """Files that are newer than the stamp, a few of them; what was removed, or dated back, leaves no trace."""
+    unpacked = stamp.stat().st_mtime_ns
+    folders = [tree / "llama_cpp", *(tree / "vendor" / "llama.cpp" / name for name in _COMPILED)]
+    files = (path for top in folders for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file())
+    newer = [
+        str(path.relative_to(tree)) for path in files if path.stat().st_mtime_ns > unpacked and "__pycache__" not in path.parts
+    ]
+    return f"{', '.join(newer[:3])}{' and others' if len(newer) > 3 else ''} changed" if newer else "a file was changed or removed"
 
 
 def _version_of(tree: Path) -> str:
