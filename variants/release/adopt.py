@@ -33,6 +33,10 @@ def adopt(tree: Path) -> list[str]:
     Raises:
         SourceError: `tree` is none, or has tables or files of these names that are not ours.
     """
+    if tree.resolve() == ROOT.resolve():
+        raise SourceError(
+            f"{tree} is this very repository.", "Name another tree: a clone of llama-cpp-python's, or an unpacked sdist."
+        )
     init, project = tree / "llama_cpp" / "__init__.py", tree / "pyproject.toml"
     if not (init.is_file() and project.is_file() and (tree / "vendor").is_dir()):
         raise SourceError(
