@@ -203,6 +203,20 @@ def test_move_the_pin(vendor_dir: Path, tmp_path: Path) -> None:
     assert not (vendor_dir / "llama_cpp_python-9.9.7.tar.gz").exists()
 
 
+def test_nothing_of_a_release_runs_before_its_hash_is_known(
+    vendor_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sdist's own build backend would write a file: when pip runs it, the hash of the file is already asked for."""
+    marker = tmp_path / "ran"
+    monkeypatch.setitem(globals(), "BACKEND", BACKEND + f"\nopen({str(marker)!r}, 'a').close()\n".encode())
+    newer = sdist(tmp_path / "index", "9.9.8")
+    assert source._hash_on_index(source.Pin(version="9.9.8"), vendor_dir) == sha256(newer)
+    assert not marker.exists()
+    assert [path.name for path in vendor_dir.iterdir()] == ["upstream.toml"]
+    source.vendor(LOCK, "9.9.8", vendor_dir)
+    assert marker.exists(), "the test's backend does run when pip asks for metadata"
+
+
 def test_move_to_what_is_not_there(vendor_dir: Path) -> None:
     before = (vendor_dir / "upstream.toml").read_text(encoding="utf-8")
     with pytest.raises(SourceError) as caught:

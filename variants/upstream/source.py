@@ -234,9 +234,8 @@ def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
         version = str(Version(version))
     except InvalidVersion as error:
         raise SourceError(f'"{version}" is no version number.', "Name a release of llama-cpp-python, as in `0.3.36`.") from error
-    moved = Pin(pin.name, version, "")
+    moved = Pin(pin.name, version, _hash_on_index(Pin(pin.name, version), pin_file.parent))
     archive = _download(moved, pin_file.parent)
-    moved = Pin(pin.name, version, sha256(archive))
     with tempfile.TemporaryDirectory() as scratch:  # a hostile archive must not become the pin
         unpack(archive, Path(scratch) / "tree")
     text = pin_file.read_text(encoding="utf-8")
@@ -259,14 +258,41 @@ def _archive(pin: Pin, vendor_dir: Path) -> Path:
     return archive if archive.is_file() else _download(pin, vendor_dir)
 
 
+#: No file has it: pip fetches one, says what its hash is, and does nothing more with it.
+_NO_HASH = "0" * 64
+
+
+def _hash_on_index(pin: Pin, vendor_dir: Path) -> str:
+    """SHA-256 (hex) of a release's sdist on the user's index.
+
+    `pip download` runs an sdist's own build backend for its metadata. With a wrong hash it refuses the file before that, and names
+    the right one; so nothing of a release runs before its hash is known.
+
+    Raises:
+        SourceError: it cannot be fetched.
+    """
+    try:
+        _download(msgspec.structs.replace(pin, sha256=_NO_HASH), vendor_dir)
+    except _WrongHashError as error:
+        return error.found
+    raise SourceError(f"pip took {pin.archive} without asking for its hash.", "Is this pip newer than this library? Report it.")
+
+
+class _WrongHashError(SourceError):
+    """The index has another file than the pinned one: its hash is `found`."""
+
+    def __init__(self, pin: Pin, found: str) -> None:
+        super().__init__(f"{pin.archive} has sha256 {found}, pinned is {pin.sha256}.", _WRONG_HASH)
+        self.found = found
+
+
 def _download(pin: Pin, vendor_dir: Path) -> Path:
     """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials."""
     if not shutil.which("pip", path=process.environment()["PATH"]):
         raise SourceError("This environment has no pip, which fetches upstream's source.", "Run it through nox: `nox -s vendor`.")
     with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".download.", suffix=".tmp") as scratch:
         requirement = Path(scratch) / "requirements.txt"
-        hashes = f" --hash=sha256:{pin.sha256}" if pin.sha256 else ""
-        requirement.write_text(f"{pin.name}=={pin.version}{hashes}\n")
+        requirement.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
         log = Path(scratch) / "pip.log"
         # The hash is checked before the archive's own metadata hook is run; no build isolation, since the hook's backend
         # (scikit-build-core) is here already.
@@ -277,13 +303,13 @@ def _download(pin: Pin, vendor_dir: Path) -> Path:
         try:
             process.command(arguments, log=log, env=_pip_environment())
         except CommandError as error:
-            raise SourceError(*_download_failure(pin, log.read_text(encoding="utf-8", errors="replace"))) from error
+            raise _download_failure(pin, log.read_text(encoding="utf-8", errors="replace")) from error
         found = Path(scratch) / pin.archive
         if not found.is_file():
             names = ", ".join(sorted(p.name for p in Path(scratch).iterdir()))
             raise SourceError(f"pip fetched {names}, not {pin.archive}.", "Name a release that has an sdist on your index.")
-        if pin.sha256 and sha256(found) != pin.sha256:
-            raise SourceError(f"{pin.archive} has sha256 {sha256(found)}, pinned is {pin.sha256}.", _WRONG_HASH)
+        if sha256(found) != pin.sha256:
+            raise _WrongHashError(pin, sha256(found))
         archive = vendor_dir / pin.archive
         os.replace(found, archive)
     return archive
@@ -305,22 +331,23 @@ def _pip_environment() -> dict[str, str]:
     return env
 
 
-def _download_failure(pin: Pin, log: str) -> tuple[str, str]:
+def _download_failure(pin: Pin, log: str) -> SourceError:
     """What happened and what helps, from pip's output."""
-    if "DO NOT MATCH THE HASHES" in log:
-        found = re.search(r"Got\s+([0-9a-f]{64})", log)
-        return f"{pin.archive} has sha256 {found[1] if found else 'unknown'}, pinned is {pin.sha256}.", _WRONG_HASH
+    if "DO NOT MATCH THE HASHES" in log and (found := re.search(r"Got\s+([0-9a-f]{64})", log)):
+        return _WrongHashError(pin, found[1])
     if "No space left on device" in log:
-        return f"The disk is full: {pin.archive} could not be stored.", "Free some space and run the same command again."
+        return SourceError(
+            f"The disk is full: {pin.archive} could not be stored.", "Free some space and run the same command again."
+        )
     versions = re.search(r"from versions: (.+?)\)", log)
     if versions and versions[1] != "none":
         newest = ", ".join(versions[1].split(", ")[-5:])
-        return f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}."
+        return SourceError(f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}.")
     last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
-    return (
+    by_hand = "" if pin.sha256 == _NO_HASH else f", or put the file\ninto vendor/ by hand (sha256 {pin.sha256})"
+    return SourceError(
         f"{pin.archive} could not be fetched. pip said:\n{last}",
-        f"Check the network and pip's index settings (`pip config list`), or put the file\n"
-        f"into vendor/ by hand (sha256 {pin.sha256}).",
+        f"Check the network and pip's index settings (`pip config list`){by_hand}.",
     )
 
 
