@@ -24,7 +24,15 @@ COPIED = (
 )
 #: Tables of our pyproject.toml that upstream's gets.
 TABLES = ("variant", "dependency-groups")
-IMPORT = "from . import _backends as _backends  # opens the libraries and the CPU plugin before upstream's modules need them\n"
+
+_IMPORT = re.compile(r'^set\(our_import "(.+)\\n"\)$', re.MULTILINE)
+
+
+def our_import() -> str:
+    """The line at the head of upstream's ``__init__.py``, as CMakeLists.txt puts it there."""
+    found = _IMPORT.search(RULES.read_text(encoding="utf-8"))
+    assert found is not None  # a test says so before anybody else
+    return found[1] + "\n"
 
 
 def adopt(tree: Path) -> list[str]:
@@ -60,8 +68,8 @@ def adopt(tree: Path) -> list[str]:
     shutil.copyfile(RULES, tree / "variants" / "CMakeLists.txt")
     (tree / "vendor" / "upstream.toml").write_text('# The wheels are built from this very tree.\npath = "."\n', encoding="utf-8")
     text = init.read_text(encoding="utf-8")
-    if not text.startswith(IMPORT):
-        init.write_text(IMPORT + text, encoding="utf-8")
+    if not text.startswith(our_import()):
+        init.write_text(our_import() + text, encoding="utf-8")
     if not adopted:
         project.write_text(f"{theirs.rstrip()}\n\n{''.join(_table(ours, name) for name in TABLES)}", encoding="utf-8")
     return [*COPIED, "variants/CMakeLists.txt", "vendor/upstream.toml", "llama_cpp/__init__.py", "pyproject.toml"]

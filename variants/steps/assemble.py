@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 import uuid
 import zipfile
@@ -63,17 +64,26 @@ def read_core(wheel: Path) -> Core:
 def changes(core: Core, version: str) -> tuple[list[str], bool]:
     """What llama.cpp has added to the core or dropped from it, compared with the release that somebody last looked at
     (``variants/steps/core.toml``), and whether upstream's `version` is no older than that one: then somebody must look again."""
-    known = msgspec.toml.decode(_KNOWN.read_bytes(), type=_Known)
+    known = known_core()
     plugins = {name.removeprefix("ggml-") for name in core.plugins}
     pairs = (("library", set(core.libraries), set(known.libraries)), ("CPU plugin", plugins, set(known.plugins[core.platform])))
     rows = [f"{what} {name}: {'added' if name in new else 'dropped'}" for what, new, old in pairs for name in sorted(new ^ old)]
     return rows, Version(version) >= Version(known.release)
 
 
-class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KnownCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``core.toml``: the `release` of llama-cpp-python that somebody last looked at, its `libraries`, and its CPU `plugins` by
+    platform."""
+
     release: str
     libraries: list[str]
     plugins: dict[str, list[str]]
+
+
+@functools.cache
+def known_core() -> KnownCore:
+    """What a core is made of, as somebody has looked at it."""
+    return msgspec.toml.decode(_KNOWN.read_bytes(), type=KnownCore)
 
 
 def document(core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: Toolchain, epoch: int) -> Path:

@@ -30,7 +30,7 @@ from ..terminal.console import console
 from ..upstream import source
 from ..upstream.source import Upstream
 from ..wheel import archive, binary
-from . import repair
+from . import assemble, repair
 from .assemble import CORE
 
 # Folders in which people and services build. An absolute path below one of them has no business in a library.
@@ -351,9 +351,9 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
 
 
 def _libraries(plugins: Iterable[str], fingerprint: str, platform: Platform) -> list[str]:
-    """The names in a wheel of the core's libraries (CMakeLists.txt) and of these plugins (``ggml-cuda``)."""
-    core = (f"{name}-{fingerprint}" for name in ("ggml-base", "ggml", "llama", "mtmd"))
-    libraries = [platform.library(name) for name in ("llama", "ggml", "mtmd", *core)]
+    """The names in a wheel of the core's libraries, of those that upstream's bindings open, and of these plugins."""
+    core = (f"{name}-{fingerprint}" for name in assemble.known_core().libraries)
+    libraries = [platform.library(name) for name in (*source.OPENED, *core)]
     return [f"llama_cpp/lib/{name}" for name in [*(platform.plugin(name.removeprefix("ggml-")) for name in plugins), *libraries]]
 
 

@@ -28,6 +28,8 @@ PIN = VENDOR / "upstream.toml"
 TREE = VENDOR / "llama_cpp_python"
 #: Folders of llama_cpp/ with source of ours that is compiled into the libraries, and is no part of a wheel.
 COMPILED = ("guard", "threads")
+#: Libraries that upstream's bindings open by these names.
+OPENED = ("llama", "ggml", "mtmd")
 _STAMP = ".unpacked-from-sha256"
 
 # An sdist of llama-cpp-python has about 4,000 files and 220 MB (0.3.36). Ten times that is no longer one.

@@ -1,0 +1,49 @@
+"""Facts that two languages must both spell: each pair is compared, so that none parts unseen."""
+
+from __future__ import annotations
+
+import re
+
+from variants import matrix
+from variants.backends.registry import BACKENDS
+from variants.platforms import PLATFORMS
+from variants.release import adopt, jobs
+from variants.steps import assemble, core
+from variants.upstream import source
+
+RULES = core.RULES.read_text(encoding="utf-8")
+
+
+def test_the_cores_libraries() -> None:
+    """Those that CMakeLists.txt names and installs are those that core.toml knows and `verify` expects."""
+    known = set(assemble.known_core().libraries)
+    named = re.search(r"foreach\(target ([\w -]+)\)\n  set_target_properties\(\$\{target\} PROPERTIES OUTPUT_NAME", RULES)
+    installed = re.search(r"install\(TARGETS ([\w -]+) \$\{forwarders\}", RULES)
+    assert named is not None
+    assert installed is not None
+    assert set(named[1].split()) == set(installed[1].split()) == known
+
+
+def test_the_libraries_that_bindings_open() -> None:
+    forwarders = re.search(r"foreach\(name ([\w -]+)\)\n  set_target_properties\(forward-", RULES)
+    assert forwarders is not None
+    assert set(forwarders[1].split()) == set(source.OPENED)
+
+
+def test_the_import_line() -> None:
+    assert adopt.our_import().startswith("from . import _backends as _backends")
+
+
+def test_platforms() -> None:
+    """Every platform has a runner and a list of CPU plugins; a backend builds for none that nobody knows."""
+    assert set(jobs.RUNNERS) == set(assemble.known_core().plugins) == set(PLATFORMS)
+    for backend in BACKENDS.values():
+        assert set(backend.platforms) <= set(PLATFORMS), backend.name
+        users = [variant for variant in matrix.load().values() if variant.table.plugin == backend.name]
+        assert users, f"{backend.name} is in no matrix file"
+        assert set(backend.platforms) <= {name for variant in users for name in variant.table.platforms}, backend.name
+
+
+def test_what_is_compiled_is_fingerprinted() -> None:
+    """The folders of llama_cpp/ that CMakeLists.txt compiles are those that name the core and stay out of the wheel."""
+    assert set(re.findall(r'"\$\{root\}/llama_cpp/(\w+)"', RULES)) == set(source.COMPILED)
