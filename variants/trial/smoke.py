@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import re
@@ -147,7 +148,11 @@ def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     source_file = ROOT / "tests" / "plugins" / f"failing_{variant.backend.name}.c"
     if compiler and source_file.is_file():
-        library = build_dir / "smoke" / f"failing_{variant.backend.name}.so"
+        folder = build_dir / "smoke"
+        if re.search(r"[\s:]", str(folder)):  # which LD_PRELOAD takes for the end of a path, and has no way to spell
+            folder = Path(tempfile.mkdtemp(prefix="llama-cpp-"))
+            atexit.register(disk.remove, folder)
+        library = folder / f"failing_{variant.backend.name}.so"
         library.parent.mkdir(parents=True, exist_ok=True)
         driver = variant.table.runtime.on(platforms.here()).system
         name = driver[0] if variant.backend.stands_before_driver else library.name
