@@ -172,10 +172,10 @@ def _open_packages(facts: dict[str, Any]) -> str:
         if reason:
             return "{} (it comes with {})".format(reason, facts.get("brought_by", "the GPU's driver"))
     beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    folders = [pathlib.Path(entry) for entry in dict.fromkeys([beside, *sys.path]) if entry]  # "": the current directory
+    roots = [pathlib.Path(entry) for entry in dict.fromkeys([beside, *sys.path]) if os.path.isabs(entry)]  # no current directory
     for folder, names in facts.get("libraries", {}).items():
         for name in names:
-            files = (root / folder / name for root in folders)
+            files = (root / folder / name for root in roots)
             file = None if _is_open(name) else next((path for path in files if path.is_file()), None)
             if file is not None:
                 with contextlib.suppress(OSError):  # damaged, say: the plugin's own error tells it

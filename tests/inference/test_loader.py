@@ -113,6 +113,27 @@ def test_fork(gguf_file: Models) -> None:
     python(script, gguf_file("Q8_0"), PYTHONWARNINGS="ignore::DeprecationWarning")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="an ELF library is copied")
+def test_nothing_is_opened_by_a_relative_path(tmp_path: Path) -> None:
+    """Neither ``$ROCM_PATH/lib``, where that variable is not set, nor a relative entry of sys.path leads anywhere."""
+    script = """
+        import json, sys
+        from llama_cpp import _backends
+        sys.path.append("packages")
+        print(_backends._open_packages(json.loads(sys.argv[1])))
+        print([line.split()[-1] for line in open("/proc/self/maps") if "libodd" in line])
+    """
+    (library,) = LIB.glob("libggml-base-*.so")
+    for folder in ("$NOT_SET_AT_ALL/lib", "packages/odd/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copyfile(library, tmp_path / folder / "libodd.so.1")
+    system = {"system": ["libodd.so.1"], "folders": ["$NOT_SET_AT_ALL/lib"], "brought_by": "nobody"}
+    for facts in (system, {"libraries": {"odd/lib": ["libodd.so.1"]}}):
+        said, mapped = python(script, json.dumps(facts), cwd=tmp_path).stdout.splitlines()
+        assert mapped == "[]", mapped
+        assert ("it comes with nobody" in said) == ("system" in facts)
+
+
 def test_subprocess_and_read_only_install(gguf_file: Models, tmp_path: Path) -> None:
     """A copy of the package in a folder that nobody may write works from a process of its own."""
     copy = tmp_path / "read only Ünï"
