@@ -184,6 +184,14 @@ def offload(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def boundary(session: nox.Session) -> None:
+    """Fail in every function of a plugin and in every way, beside the CPU wheel of dist/: an error each time, a living process."""
+    folder = ours(session, "tests/boundary")
+    install(session, "compilers", "tests", "installers")
+    session.run("python", "-m", "pytest", folder, *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def layouts(session: nox.Session) -> None:
     """Install the CUDA wheels of dist/ into strange layouts, with NVIDIA's real packages; no GPU needed (1 GB to fetch)."""
     folder = ours(session, "tests/layouts")

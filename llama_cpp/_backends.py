@@ -211,8 +211,12 @@ class _Backends:
         self.gpu_asked = False
         self.warned = False
         self.ggml = _open_core(self.lib_dir)
-        self.static = self.ggml.ggml_backend_reg_count() > 0  # a core without plugins, say a GGML_NATIVE build
-        self.cpu, self.gpu = ([], []) if self.static else _find(self.lib_dir)
+        self.cpu, self.gpu = _find(self.lib_dir)
+        # A core without plugins (say a GGML_NATIVE build) has its backends from the start. One with plugins may have them, too,
+        # where this package is imported once more.
+        self.static = not self.cpu and self.ggml.ggml_backend_reg_count() > 0
+        if self.static:
+            self.gpu = []
         if not self.static:
             self._load_cpu()
         for plugin in self.gpu:
@@ -279,46 +283,55 @@ class _Backends:
         )
 
     def _load(self, plugin: Plugin) -> bool:
-        before = self.ggml.ggml_backend_dev_count()
         facts = _described(self.lib_dir, plugin.name)
         no_driver = _open_packages(facts)
-        guard = self._guard() if plugin in self.gpu else None
+        guard = self._guard() if plugin not in self.cpu else None
         why = ctypes.c_char_p()
         path = os.fsencode(str(plugin.path))
         with self._captured_log() as lines:
-            handle = guard.llama_cpp_backend_load(path, ctypes.byref(why)) if guard else self.ggml.ggml_backend_load(path)
+            if guard:
+                handle = guard.llama_cpp_backend_load(path, plugin is self.out_of_tree, ctypes.byref(why))
+            else:
+                handle = self.ggml.ggml_backend_load(path)
         if why.value:
             lines.append(why.value.decode("utf-8", "replace"))
         text = " ".join("".join(lines).split())
         if handle:
             plugin.settle(LOADED)
-            if plugin in self.gpu:
-                plugin.devices = self.ggml.ggml_backend_dev_count() - before
+            if plugin not in self.cpu:
+                devices = self._devices_of(handle)
+                plugin.devices = len(devices)
                 if not plugin.devices:
                     plugin.reason = f"found no device ({text})" if text else "found no device"
                 if guard:
-                    self._try_devices(guard, plugin, handle, before)
+                    self._try_devices(guard, plugin, handle, devices)
         else:
             reason = text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason"
             plugin.settle(FAILED, no_driver or _remedy(facts, reason))
         return plugin.state == LOADED
 
     def _guard(self) -> ctypes.CDLL | None:
-        """Our libllama (llama_cpp/guard), whose functions catch what a plugin throws; None in a core that has no such."""
+        """Our libllama (llama_cpp/guard), to which plugins tell their failures; None in a core that has no such."""
         try:
             library = ctypes.CDLL(str(self.lib_dir / (_PREFIX + "llama" + _SHARED)))
             library.llama_cpp_backend_load.restype = ctypes.c_void_p
-            library.llama_cpp_backend_load.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p)]
+            library.llama_cpp_backend_load.argtypes = [ctypes.c_char_p, ctypes.c_bool, ctypes.POINTER(ctypes.c_char_p)]
             library.llama_cpp_device_error.restype = ctypes.c_char_p
             library.llama_cpp_device_error.argtypes = [ctypes.c_size_t]
         except (OSError, AttributeError):  # another core, named by LLAMA_CPP_LIB_PATH
             return None
         return library
 
-    def _try_devices(self, guard: ctypes.CDLL, plugin: Plugin, registration: int, first: int) -> None:
+    def _devices_of(self, registration: int) -> list[int]:
+        """The devices of a plugin, by their index in ggml's list."""
+        count = range(self.ggml.ggml_backend_dev_count())
+        owner = self.ggml.ggml_backend_dev_backend_reg
+        return [one for one in count if owner(self.ggml.ggml_backend_dev_get(one)) == registration]
+
+    def _try_devices(self, guard: ctypes.CDLL, plugin: Plugin, registration: int, devices: list[int]) -> None:
         """Make each device of a GPU plugin once, and give the plugin up where one fails: no model would survive it."""
         with self._captured_log():
-            errors = [guard.llama_cpp_device_error(index) for index in range(first, self.ggml.ggml_backend_dev_count())]
+            errors = [guard.llama_cpp_device_error(index) for index in devices]
         reason = next((error.decode("utf-8", "replace") for error in errors if error), None)
         if reason is not None:
             ctypes.CDLL(str(plugin.path), mode=getattr(os, "RTLD_NODELETE", 0))  # stays mapped: its destructors would run now
@@ -386,6 +399,8 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
         "ggml_backend_unload": (None, [ctypes.c_void_p]),
         "ggml_backend_reg_count": (ctypes.c_size_t, []),
         "ggml_backend_dev_count": (ctypes.c_size_t, []),
+        "ggml_backend_dev_get": (ctypes.c_void_p, [ctypes.c_size_t]),
+        "ggml_backend_dev_backend_reg": (ctypes.c_void_p, [ctypes.c_void_p]),
         "ggml_log_get": (None, [ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)]),
         "ggml_log_set": (None, [ctypes.c_void_p, ctypes.c_void_p]),
     }

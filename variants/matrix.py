@@ -17,6 +17,7 @@ from .backends.backend import Backend, Lists
 from .backends.registry import BACKENDS
 from .backends.toolkit import Request
 from .choice import metadata
+from .compilers import toolchain as toolchains
 from .compilers.toolchain import Toolchain
 from .errors import MatrixError, UsageError
 from .platforms import PLATFORMS, Platform
@@ -103,6 +104,13 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str | None,
         Meta(description="ggml's backend that goes in beside the core: `cuda` for libggml-cuda. Without one: the core alone"),
     ] = None
+    glibc: Annotated[
+        str | None,
+        Meta(
+            description="the newest glibc that its wheels for Linux may want, and so their tag: `2.28` for manylinux_2_28. Without "
+            "it, the core's",
+        ),
+    ] = None
     properties: Annotated[
         dict[str, dict[str, list[str]]],
         Meta(
@@ -147,6 +155,11 @@ class Variant(msgspec.Struct, frozen=True):
         """Variant label (PEP 825), or None for the plain wheel."""
         return self.table.label
 
+    def promise(self, tag: str) -> str:
+        """The wheel platform of its wheels, where the core's is `tag` (``manylinux_2_17_x86_64``; empty: none is promised)."""
+        glibc = (self.table.glibc or "").replace(".", "_")
+        return re.sub(r"^manylinux_\d+_\d+", f"manylinux_{glibc}", tag) if glibc else tag
+
     @property
     def published(self) -> list[str]:
         """The platforms for which its wheel is published."""
@@ -170,7 +183,9 @@ def request(
     log: Path = Path("toolkit.log"),
 ) -> Request:
     """What is asked of the finder of the variant's backend; :class:`.Request` says what each is."""
-    return Request(variant.name, variant.lists, toolchain, tree, toolchain.platform.name, source, fetch, log)
+    system = toolchain if toolchain.kind == "system" else toolchains.system_or_none(toolchain.platform)
+    glibc = variant.table.glibc or "2.17"
+    return Request(variant.name, variant.lists, toolchain, system, tree, toolchain.platform.name, glibc, source, fetch, log)
 
 
 def narrowed(variant: Variant, architectures: Sequence[str]) -> Variant:
@@ -247,6 +262,8 @@ def read(file: Path) -> Variant:
         raise MatrixError(f"{file}: key `platforms` is empty.", f"Name at least one of {', '.join(PLATFORMS)}.")
     if not table.summary.strip() or "\n" in table.summary:
         raise MatrixError(f"{file}: key `summary` must be one line.", "Say in one line who gets this variant.")
+    if table.glibc is not None and not re.fullmatch(r"2\.\d+", table.glibc):
+        raise MatrixError(f'{file}: key `glibc`: "{table.glibc}" is no version of glibc.', 'Write it as in `"2.28"`.')
     if table.label is not None and (why := archive.label_mistake(table.label)):
         raise MatrixError(f'{file}: key `label`: "{table.label}" is no variant label.', f"{why[0].upper()}{why[1:]}.")
     variant = Variant(file.stem, file, table, _own_table(file, table))

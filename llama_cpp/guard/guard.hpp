@@ -1,7 +1,7 @@
-// Functions of a C interface, each inside a `catch`. See llama.cpp beside this file.
+// Functions of a C interface behind which a backend computes. See llama.cpp beside this file.
 #pragma once
 
-#include "aborts.hpp"
+#include "failures.hpp"
 #include "llama.h"
 #include "system.hpp"
 
@@ -34,24 +34,34 @@ inline void report(const char * function, const char * what) {
     }
 }
 
-// While one lives, this thread is inside a guarded function: a backend that gives up throws instead of ending the process.
-struct Inside {
-    Inside() { ++*llama_cpp_guard_depth(); }
-    ~Inside() { --*llama_cpp_guard_depth(); }
-    Inside(const Inside &) = delete;
-    Inside & operator=(const Inside &) = delete;
-};
-
-template <typename Result, typename Call> Result guarded(const char * function, Result failed, Call call) noexcept {
-    const Inside inside;
+// Runs `call`. False, and in llama.cpp's log why, where a plugin failed meanwhile (llama_cpp/boundary) or llama.cpp itself threw.
+template <typename Call> bool succeeds(const char * function, Call call) noexcept {
+    llama_cpp_guard_enter();
+    std::string thrown;
     try {
-        try {
-            return call();
-        } catch (const std::exception & error) {
-            report(function, error.what());
-        }
+        call();
+    } catch (const std::exception & error) {
+        thrown = error.what();
     } catch (...) {
-        report(function, "unknown exception");
+        thrown = "unknown exception";
+    }
+    const char * const told = llama_cpp_guard_leave();
+    if (told || !thrown.empty()) {
+        report(function, told ? told : thrown.c_str());
+        return false;
+    }
+    return true;
+}
+
+// The result of `call`; where it does not succeed, `failed`, after what it made all the same has been given to `undo`.
+template <typename Result, typename Call, typename Undo>
+Result guarded(const char * function, Result failed, Call call, Undo undo) noexcept {
+    Result result = failed;
+    if (succeeds(function, [&] { result = call(); })) {
+        return result;
+    }
+    if (result != failed && !llama_cpp_guard_lost()) {
+        succeeds(function, [&] { undo(result); });
     }
     return failed;
 }
@@ -59,25 +69,32 @@ template <typename Result, typename Call> Result guarded(const char * function, 
 }  // namespace guard
 
 // GUARD(type of the result, result after a failure, name, parameters, arguments)
-#define GUARD(TYPE, ON_FAILURE, NAME, PARAMETERS, ARGUMENTS)                                          \
-    extern "C" GUARD_EXPORT TYPE NAME PARAMETERS {                                                    \
-        static auto * const function = guard::real<TYPE PARAMETERS>(#NAME);                           \
-        return guard::guarded<TYPE>(#NAME, ON_FAILURE, [&]() -> TYPE { return function ARGUMENTS; }); \
+#define GUARD(TYPE, ON_FAILURE, NAME, PARAMETERS, ARGUMENTS)                                                         \
+    extern "C" GUARD_EXPORT TYPE NAME PARAMETERS {                                                                   \
+        static auto * const function = guard::real<TYPE PARAMETERS>(#NAME);                                          \
+        return guard::guarded<TYPE>(#NAME, ON_FAILURE, [&]() -> TYPE { return function ARGUMENTS; }, [](TYPE) {});    \
     }
 
-// The same for functions without a result.
+// Of those that make something: type of the result, what frees it, name, parameters, arguments.
+#define GUARD_MAKES(TYPE, FREE, NAME, PARAMETERS, ARGUMENTS)                                              \
+    extern "C" GUARD_EXPORT TYPE NAME PARAMETERS {                                                        \
+        static auto * const function = guard::real<TYPE PARAMETERS>(#NAME);                               \
+        return guard::guarded<TYPE>(#NAME, nullptr, [&]() -> TYPE { return function ARGUMENTS; }, FREE);  \
+    }
+
+// Of those without a result.
 #define GUARD_VOID(NAME, PARAMETERS, ARGUMENTS)                                        \
     extern "C" GUARD_EXPORT void NAME PARAMETERS {                                     \
         static auto * const function = guard::real<void PARAMETERS>(#NAME);            \
-        guard::guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; }); \
+        guard::succeeds(#NAME, [&] { function ARGUMENTS; });                           \
     }
 
-// And for those that give memory back. A backend that gave up cannot free what lies on its device (it would give up again, in a
+// And of those that give memory back. A backend that gave up cannot free what lies on its device (it would give up again, in a
 // destructor, which must not throw), so from then on it stays where it is until the process ends.
 #define GUARD_FREE(NAME, PARAMETERS, ARGUMENTS)                                            \
     extern "C" GUARD_EXPORT void NAME PARAMETERS {                                         \
         static auto * const function = guard::real<void PARAMETERS>(#NAME);                \
         if (!llama_cpp_guard_lost()) {                                                     \
-            guard::guarded<int>(#NAME, 0, [&]() -> int { function ARGUMENTS; return 0; }); \
+            guard::succeeds(#NAME, [&] { function ARGUMENTS; });                           \
         }                                                                                  \
     }

@@ -55,15 +55,50 @@ def test_import_is_silent() -> None:
 
 
 def test_import_loads_the_cpu_plugin_alone() -> None:
-    """After the import, one CPU plugin is mapped and nothing that could touch a driver."""
+    """After the import, ggml has one backend and no GPU plugin is mapped, nor anything that could touch a driver. (The other CPU
+    plugins, which were asked for their scores, stay mapped: `-z nodelete` in CMakeLists.txt.)"""
     script = """
         import llama_cpp, re
         maps = open("/proc/self/maps").read()
-        print(*sorted(set(re.findall(r"/(libggml-(?!base)[a-z]+-[^/]*\\.so|libcuda[^/]*|libvulkan[^/]*)", maps))))
+        print(llama_cpp._backends.state.ggml.ggml_backend_reg_count())
+        print(*sorted(set(re.findall(r"/(libggml-(?!base|cpu)[a-z]+\\.so|libcuda[^/]*|libvulkan[^/]*)", maps))))
     """
-    mapped = python(script).stdout.split()
-    assert len(mapped) == 1, mapped
-    assert mapped[0].startswith("libggml-cpu-")
+    assert python(script).stdout.split() == ["1"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no dlclose")
+def test_every_cpu_plugin_opens_and_closes_alone() -> None:
+    """Nothing of a library that is closed runs at exit: alone, a plugin brings libggml-base and takes it away again."""
+    script = "import _ctypes, ctypes, sys; _ctypes.dlclose(ctypes.CDLL(sys.argv[1])._handle)"
+    for plugin in LIB.glob("*ggml-cpu-*"):
+        python(script, plugin)
+
+
+def test_imported_twice(gguf_file: Models) -> None:
+    """Taken out of sys.modules and imported again, the package has its plugins, loaded or waiting, as the first time."""
+    script = """
+        import json, sys, llama_cpp
+        def seen():
+            state = llama_cpp._backends.state
+            return [state.static, sorted((p.name, p.state) for p in state.plugins)]
+        def forget():
+            for name in [name for name in sys.modules if name.partition(".")[0] == "llama_cpp"]:
+                del sys.modules[name]
+        first = seen()
+        forget()
+        import llama_cpp
+        again = seen()
+        text = generate(sys.argv[1])
+        llama_cpp._backends.state.ask(gpu=True)
+        asked = [(p.name, p.state, p.devices) for p in llama_cpp._backends.state.gpu]
+        forget()
+        import llama_cpp
+        llama_cpp._backends.state.ask(gpu=True)
+        print(json.dumps([first == again, first[0], text == generate(sys.argv[1]),
+                          asked == [(p.name, p.state, p.devices) for p in llama_cpp._backends.state.gpu]]))
+    """
+    done = python(GENERATE + textwrap.dedent(script), gguf_file("F16"), PYTHONWARNINGS="ignore")
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, False, True, True]
 
 
 def test_upstream_names_are_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 from variants import matrix
 from variants.backends.registry import BACKENDS
@@ -12,6 +13,8 @@ from variants.steps import assemble, core
 from variants.upstream import source
 
 RULES = core.RULES.read_text(encoding="utf-8")
+ROOT = source.ROOT
+GUARD = ROOT / "llama_cpp" / "guard"
 
 
 def test_the_cores_libraries() -> None:
@@ -47,3 +50,25 @@ def test_platforms() -> None:
 def test_what_is_compiled_is_fingerprinted() -> None:
     """The folders of llama_cpp/ that CMakeLists.txt compiles are those that name the core and stay out of the wheel."""
     assert set(re.findall(r'"\$\{root\}/llama_cpp/(\w+)"', RULES)) == set(source.COMPILED)
+
+
+def test_functions_that_read_models() -> None:
+    """The loader lets the GPU plugins in before those that the guard knows to take a model's parameters, and before no others."""
+    text = (ROOT / "llama_cpp" / "_backends.py").read_text(encoding="utf-8")
+    rows = [row for name in ("llama", "mtmd") for row in re.findall(r"(?m)^GUARD.+", (GUARD / f"{name}.inc").read_text())]
+    reading = {re.findall(r"(\w+), \(", row)[0] for row in rows if re.search(r"\b(llama_model|mtmd_context)_params ", row)}
+    hooked = re.search(r"_MODEL_FUNCTIONS = \((.*?)\)", text, re.DOTALL)
+    assert hooked is not None
+    assert set(re.findall(r'"(\w+)"', hooked[1])) == reading
+
+
+def test_no_function_is_guarded_and_exempt() -> None:
+    names = [
+        name
+        for file in ("llama.inc", "mtmd.inc")
+        for name in re.findall(r"(?m)^GUARD\w*\(.*?(\w+), \(", (GUARD / file).read_text())
+    ]
+    table = tomllib.loads((GUARD / "exempt.toml").read_text(encoding="utf-8"))["exempt"]
+    names += [name for row in table for name in row["functions"]]
+    assert len(names) == len(set(names))
+    assert all(row["why"] for row in table)

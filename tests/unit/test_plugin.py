@@ -66,12 +66,6 @@ def test_rocm(tmp_path: Path) -> None:
         hip.find(matrix.request(matrix.load()["rocm7"], tools, tmp_path, "index"))
 
 
-def test_zig_is_refused_for_a_plugin(cli: Cli) -> None:
-    done = cli("build", "vulkan", "--toolchain", "zig")
-    assert done.returncode == errors.UsageError.exit_code
-    assert "an error that its plugin throws would end the process" in done.stdout
-
-
 def test_dry_run_shows_the_plugin(cli: Cli, tmp_path: Path) -> None:
     compiler = _compiler(tmp_path)
     done = cli("build", "vulkan", "--dry-run", CC=str(compiler), CXX=str(compiler))

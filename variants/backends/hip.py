@@ -16,7 +16,7 @@ from ..choice.machine import Machine
 from ..errors import UsageError
 from ..terminal import process
 from .backend import Backend, Lists, Properties
-from .toolkit import Piece, Request, Toolkit
+from .toolkit import Piece, Request, Toolkit, linked
 
 #: What the plugin is compiled with and linked to, by the files that show that it is there: AMD's places first, then those of
 #: distributions (Fedora's lib64, Debian's lib/x86_64-linux-gnu).
@@ -65,6 +65,8 @@ def find(request: Request) -> Toolkit:
     fits = version if version and version.split(".")[0] == table.rocm.split(".")[0] else None
     wanted = f"{table.rocm} or a newer {table.rocm.split('.')[0]}"
     found_pieces = [Piece("ROCm", wanted, fits and f"{fits} ({home})", version or "nothing")]
+    link = linked(request, "HIP")
+    found_pieces += link.pieces
     found_pieces += [Piece(what, "of that ROCm", str(piece) if piece else None) for what, piece in pieces.items()]
     return Toolkit(
         "hip",
@@ -79,6 +81,7 @@ def find(request: Request) -> Toolkit:
             f"-DAMDGPU_TARGETS={';'.join(table.architectures)}",
             "-DGGML_HIP_GRAPHS=ON",
             "-DCMAKE_HIP_FLAGS=--offload-compress",  # 2.5 times smaller where it is installed, a quarter smaller in the wheel
+            *link.cmake,
             *([f"-DCMAKE_HIP_COMPILER_LAUNCHER={request.toolchain.launcher}"] if request.toolchain.launcher else []),
         ),
         {"rocm": version or "unknown", "architectures": table.architectures},

@@ -10,21 +10,26 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
+from ..compilers import toolchain as toolchains
 from ..compilers.toolchain import Toolchain
 from ..errors import ToolchainError
+from ..terminal import process
 from ..terminal.console import console
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked of a finder: the `variant` by name, the backend's own `table` of it (:class:`.Lists`), the `toolchain`,
-    upstream's unpacked `tree` (for its feature tests), the `platform` it is for, the `source` that the user named (``index``,
-    ``machine``, a folder; None: the variant's own order), whether what is missing may be fetched, and the log for that."""
+    """What is asked of a finder: the `variant` by name, the backend's own `table` of it (:class:`.Lists`), the `toolchain` of the
+    core, the `system`'s own (None: there is none), upstream's unpacked `tree` (for its feature tests), the `platform` it is for,
+    the newest `glibc` that the wheel may want, the `source` that the user named (``index``, ``machine``, a folder; None: the
+    variant's own order), whether what is missing may be fetched, and the log for that."""
 
     variant: str
     table: object
     toolchain: Toolchain
+    system: Toolchain | None
     tree: Path
     platform: str
+    glibc: str = "2.17"
     source: str | None = None
     fetch: bool = False
     log: Path = Path("toolkit.log")
@@ -69,6 +74,29 @@ def require(kit: Toolkit) -> Toolkit:
     return kit
 
 
+class Linked(msgspec.Struct, frozen=True):
+    """How a plugin whose units another compiler has compiled is linked: the `pieces` that it takes, and the CMake arguments."""
+
+    pieces: tuple[Piece, ...]
+    cmake: tuple[str, ...]
+
+
+def linked(request: Request, language: str) -> Linked:
+    """A plugin in CMake's `language` (``CUDA``, ``HIP``), whose units are compiled with the C++ library of the system's gcc.
+
+    With zig's core, zig links it, for a glibc older than this machine's, and gcc's C++ library goes in statically; with the
+    system's own, its compiler does.
+    """
+    by_language = f"-DLLAMA_CPP_PLUGIN_LANGUAGE={language}"
+    if request.toolchain.kind == "system" or request.system is None:
+        return Linked((), (by_language,))
+    said = process.output([request.system.cxx, "-print-file-name=libstdc++.a"]).strip()
+    library = said if Path(said).is_absolute() and Path(said).is_file() else None
+    piece = Piece("static C++ library", f"libstdc++.a of {request.system.name}", library)
+    linker = toolchains.linker(request.toolchain, request.glibc, request.fetch)
+    return Linked((piece,), (by_language, f"-DLLAMA_CPP_PLUGIN_RUNTIME={library}", f"-DCMAKE_C_COMPILER={linker}"))
+
+
 def told(facts: Mapping[str, object]) -> list[str]:
     """A toolkit's facts for people, one line each: ``shader features: none``."""
     return [f"{name.replace('_', ' ')} {', '.join(v) or 'none' if isinstance(v, list) else v}" for name, v in facts.items()]
@@ -94,10 +122,19 @@ def library(name: str) -> str | None:
     return next((str(path) for folder in folders for path in sorted(folder.glob(f"**/{name}"))), None)
 
 
+#: Where a system keeps headers that no compiler of its own is asked for.
+_INCLUDE = (Path("/usr/include"), Path("/usr/local/include"))
+
+
 def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
-    """What `name` is defined as in `header`, by this toolchain's preprocessor; None where the header is not found."""
-    done = subprocess.run(
-        [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"], input="", capture_output=True, text=True, check=False
-    )
-    found = re.search(rf"^#define {name} (.+)$", done.stdout, re.MULTILINE)
-    return found[1] if found and not done.returncode else None
+    """What `name` is defined as in the system's `header`: by its own preprocessor, or as the text of the file has it, where zig
+    compiles. None where there is no such header."""
+    if toolchain.kind == "zig":
+        file = next((folder / header for folder in _INCLUDE if (folder / header).is_file()), None)
+        text = file.read_text(encoding="utf-8", errors="replace") if file else ""
+    else:
+        command = [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"]
+        done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+        text = "" if done.returncode else done.stdout
+    found = re.search(rf"^#define {name} (.+)$", text, re.MULTILINE)
+    return found[1] if found else None

@@ -67,6 +67,40 @@ def find(kind: str, build_dir: Path, platform: Platform, write: bool = True) -> 
     return _system(platform, launcher)
 
 
+def linker(toolchain: Toolchain, glibc: str, write: bool = True) -> Path:
+    """A C compiler of zig's for a newer glibc (``2.28``), that links what gcc has compiled: without gcc's own libraries, which
+    CMake adds for its languages. One C++ runtime is enough, and the caller names it.
+
+    `toolchain`: zig's for a Linux with glibc.
+    """
+    compiler = Path(toolchain.cxx).parent / "cc"
+    script = compiler.with_name(f"cc-{glibc}")
+    if write:
+        text = compiler.read_text(encoding="utf-8")
+        target = re.sub(r"\.\d+\.\d+$", f".{glibc}", toolchain.platform.zig)
+        text = text.replace(f"-target {toolchain.platform.zig}", f"-target {target}").replace("exec ", f"{_ONE_RUNTIME}exec ")
+        if not script.is_file() or script.read_text(encoding="utf-8") != text:
+            with disk.replacing(script) as part:
+                part.write_text(text, encoding="utf-8")
+                part.chmod(0o755)
+    return script
+
+
+_ONE_RUNTIME = """for argument do
+    shift
+    case $argument in -lstdc++ | -lgcc | -lgcc_s | -lgcc_eh) ;; *) set -- "$@" "$argument" ;; esac
+done
+"""
+
+
+def system_or_none(platform: Platform) -> Toolchain | None:
+    """The system's compiler, where it has one that is new enough and compiles for `platform`."""
+    try:
+        return _system(platform, _compiler_cache()) if platform == platforms.here() else None
+    except ToolchainError:
+        return None
+
+
 def _compiler_cache() -> Path | None:
     """ccache or sccache, where the user has one on PATH."""
     path = process.environment()["PATH"]

@@ -14,7 +14,7 @@ from ..backends.registry import BACKENDS
 from ..errors import UsageError
 from ..matrix import Variant
 from ..upstream.source import ROOT
-from . import imports, parts, pipeline
+from . import imports, parts
 
 #: GitHub's runners by the platform that they compile on (docs/publishing.md). Cores are cross-compiled by zig, on the first.
 RUNNERS = {
@@ -36,15 +36,13 @@ _MAKERS = ("release/pipeline.py", "release/parts.py", "steps/exports.py", "upstr
 
 class Job(msgspec.Struct, frozen=True):
     """One job: its `name`, the `runner` that it wants, the `command`, the `part` that it leaves below ``parts/`` (none: wheels
-    in ``dist/``), the parts that must lie there before (`needs`), and the repository variable that may name a container image for
-    an older glibc (`image`)."""
+    in ``dist/``), and the parts that must lie there before (`needs`)."""
 
     name: str
     runner: str
     command: str
     part: str | None
     needs: list[str]
-    image: str | None = None
 
 
 class Jobs(msgspec.Struct, frozen=True):
@@ -64,18 +62,14 @@ def jobs(variants: Sequence[Variant]) -> Jobs:
         plugin = variant.table.plugin
         names = variant.buildable
         ready += [variant.name] if names else []
-        kind = pipeline.kind(variant, pipeline.Options())
         for name in names:
             platform = platforms.get(name)
-            core = parts.core_folder(platform, kind)
-            runner = RUNNERS["linux_x86_64" if kind == "zig" else name]
-            command = f"nox -s core -- --platform {name} --toolchain {kind}"
-            image = f"MANYLINUX_{platform.processor.upper()}" if kind == "system" and platform.system == "Linux" else None
-            cores[core] = Job(core, runner, command, core, [], image)
+            core = parts.core_folder(platform)
+            cores[core] = Job(core, RUNNERS["linux_x86_64"], f"nox -s core -- --platform {name}", core, [])
             if plugin:
                 folder = parts.plugin_folder(variant, platform)
                 command = f"nox -s plugin -- {variant.name} --platform {name}"
-                plugins.append(Job(folder, RUNNERS[name], command, folder, [core], image))
+                plugins.append(Job(folder, RUNNERS[name], command, folder, [core]))
     needs = [*cores, *(job.name for job in plugins)]
     last = Job("assemble", RUNNERS["linux_x86_64"], f"nox -s assemble -- {' '.join(ready)}", None, needs)
     return Jobs(list(cores.values()), plugins, [last] if ready else [])

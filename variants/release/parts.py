@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from .. import matrix, platforms
 from ..errors import UsageError, WheelError
 from ..matrix import Variant
@@ -21,20 +19,19 @@ from .pipeline import BUILD, Built, Options
 
 
 def core(options: Options, parts: Path) -> Path:
-    """Compile a core alone into the folder `parts`/core-PLATFORM-TOOLCHAIN, and return that.
+    """Compile a core alone into the folder `parts`/core-PLATFORM, and return that.
 
     Raises:
         VariantsError: a step failed.
     """
     platform = pipeline.chosen_platform(options)
-    options = msgspec.structs.replace(options, toolchain=options.toolchain or "zig")
     variant = Variant("core", matrix.FOLDER, matrix.Table("the core alone", [platform.name], matrix.Smoke("CPU")))
     place = pipeline.place_of(variant, platform, options)
     with disk.locked(BUILD, options.wait) as lock:
         steps = Steps(total=3)
         work = pipeline.work_of(lock, variant, platform, options, steps)
         part = pipeline.compile_core(work, place, steps)
-        target = parts / core_folder(platform, pipeline.kind(variant, options))
+        target = parts / core_folder(platform)
         with steps.step("publish", pipeline.short(target)), disk.replacing(target) as new:
             new.mkdir(parents=True)
             shutil.copyfile(part, new / part.name)
@@ -56,7 +53,7 @@ def plugin_of(variant: Variant, options: Options, parts: Path) -> Path:
     variant = pipeline.narrowed(variant, options)
     pipeline.check(variant, platform, options)
     place = pipeline.place_of(variant, platform, options)
-    part = _core_in(parts, variant, platform, options)
+    part = _core_in(parts, platform)
     with disk.locked(BUILD, options.wait) as lock:
         steps = Steps(total=4)
         work = pipeline.work_of(lock, variant, platform, options, steps)
@@ -83,7 +80,7 @@ def assemble_all(variants: Sequence[Variant], options: Options, parts: Path) -> 
     ]
     found = []  # all of them, before anything is done
     for variant, platform in wanted:
-        part = _core_in(parts, variant, platform, options)
+        part = _core_in(parts, platform)
         folder = parts / plugin_folder(variant, platform)
         if variant.table.plugin and not folder.is_dir():
             raise _missing(folder, f"plugin -- {variant.name}")
@@ -102,9 +99,9 @@ def assemble_all(variants: Sequence[Variant], options: Options, parts: Path) -> 
     return built
 
 
-def core_folder(platform: Platform, kind: str) -> str:
+def core_folder(platform: Platform) -> str:
     """The folder of a core's part."""
-    return f"core-{platform.name}-{kind}"
+    return f"core-{platform.name}"
 
 
 def plugin_folder(variant: Variant, platform: Platform) -> str:
@@ -112,13 +109,12 @@ def plugin_folder(variant: Variant, platform: Platform) -> str:
     return f"plugin-{variant.name}-{platform.name}"
 
 
-def _core_in(parts: Path, variant: Variant, platform: Platform, options: Options) -> Path:
-    """The core's part that this variant is assembled of."""
-    kind = pipeline.kind(variant, options)
-    folder = parts / core_folder(platform, kind)
+def _core_in(parts: Path, platform: Platform) -> Path:
+    """The core's part for this platform."""
+    folder = parts / core_folder(platform)
     found = list(folder.glob("*.whl"))
     if len(found) != 1:
-        raise _missing(folder, f"core -- --platform {platform.name} --toolchain {kind}")
+        raise _missing(folder, f"core -- --platform {platform.name}")
     if (name := assemble.read_core(found[0]).platform) != platform.name:
         raise WheelError(f"{found[0]} is a core of {name}, not of {platform.name}.", "Put each part into the folder it came in.")
     return found[0]

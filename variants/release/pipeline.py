@@ -151,22 +151,17 @@ def check(variant: Variant, platform: Platform, options: Options) -> None:
             f"{variant.name} for {platform.name} is built on such a machine; this one is {here.name}.",
             "Across, only the CPU core can be built: `nox -s build_variant -- cpu --platform PLATFORM`.",
         )
-    if table.plugin and options.toolchain == "zig":
-        raise UsageError(
-            f"{variant.name} cannot be built with zig: an error that its plugin throws would end the process.",
-            "Leave out --toolchain: core and plugin are then compiled by the system's gcc or clang, with one C++ runtime.",
-        )
 
 
-def kind(variant: Variant, options: Options) -> str:
-    """The toolchain: one shared C++ runtime where a plugin may throw into the core, else the one that needs nothing."""
-    return options.toolchain or ("system" if variant.table.plugin else "zig")
+def kind(options: Options) -> str:
+    """The toolchain of the core: zig, which needs nothing on the machine, unless another is asked for."""
+    return options.toolchain or "zig"
 
 
 def place_of(variant: Variant, platform: Platform, options: Options) -> Place:
     below = BUILD / "releases" / options.upstream if options.upstream else BUILD
-    core_dir = below / f"core-{platform.name}-{kind(variant, options)}"
-    log = BUILD / "logs" / f"{variant.name}-{platform.name}-{kind(variant, options)}.log"
+    core_dir = below / f"core-{platform.name}-{kind(options)}"
+    log = BUILD / "logs" / f"{variant.name}-{platform.name}-{kind(options)}.log"
     return Place(core_dir, below / f"{variant.name}-{platform.name}" if variant.table.plugin else core_dir, log)
 
 
@@ -196,7 +191,7 @@ def _build(lock: disk.Lock, variant: Variant, platform: Platform, options: Optio
 
 def work_of(lock: disk.Lock, variant: Variant, platform: Platform, options: Options, steps: Steps) -> Work:
     """The compiler (before anything is fetched: it may not be there), and upstream's source."""
-    tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform)
+    tools = toolchain.find(kind(options), BUILD / "toolchains", platform)
     log = place_of(variant, platform, options).log
     counter = cache.Counter(tools, log.with_suffix(".ccache")) if tools.cache else None
     with steps.step("vendor", f"llama-cpp-python {options.upstream or source.read_pin().version}"):
@@ -267,8 +262,9 @@ def finish(
         raw = assemble.assemble(part, place.own / "raw", options.build_number, epoch, made.files() if made else {})
     about = assemble.read_core(raw)
     foreign = variant.table.runtime.on(PLATFORMS[about.platform]).foreign
-    with steps.step("repair", f"{PLATFORMS[about.platform].tool}, for {about.tag or 'the lowest tag that is true'}"):
-        finished = repair.repair(raw, place.own / "repaired", epoch, place.log, foreign)
+    promised = variant.promise(about.tag)
+    with steps.step("repair", f"{PLATFORMS[about.platform].tool}, for {promised or 'the lowest tag that is true'}"):
+        finished = repair.repair(raw, place.own / "repaired", epoch, place.log, foreign, promised)
     if variant.label:
         with steps.step("label", variant.label):
             finished = label.label(finished, variant, place.own / "labelled")
@@ -316,17 +312,21 @@ def _print_plan(variant: Variant, platform: Platform, options: Options) -> None:
     with contextlib.suppress(VariantsError):
         if version == pin.version:
             upstream, fetched = source.read_tree(pin), "is there already"
-    tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform, write=False)
+    tools = toolchain.find(kind(options), BUILD / "toolchains", platform, write=False)
     defines = core.definitions(upstream, tools)
     command = " ".join(str(word) for word in core.wheel_command(upstream, defines, place.core / "cmake", place.core / "wheel"))
     number = "" if options.build_number is None else f", build number {options.build_number}"
+    tag = variant.promise(tools.tag or "") or "the lowest tag that is true"
     rows = [
         ("vendor", f"llama-cpp-python {version} {fetched} ({short(upstream.tree)})"),
         ("core", f"with {tools.name}{f' and {tools.cache}' if tools.cache else ''}, in {short(place.core)}:\n      {command}"),
         *([("toolkit", _plan_toolkit(variant, tools, upstream, options))] if variant.table.plugin else []),
         *([("plugin", f"ggml-{variant.table.plugin} against that core, in {short(place.own)}")] if variant.table.plugin else []),
         ("assemble", f"add licences and bill of materials{number} -> {short(place.own / 'raw')}"),
-        ("repair", f"{platform.tool}, for {tools.tag or 'the lowest tag that is true'} -> {short(place.own / 'repaired')}"),
+        (
+            "repair",
+            f"{platform.tool}, for {tag} -> {short(place.own / 'repaired')}",
+        ),
         *([("label", f"as {variant.label} -> {short(place.own / 'labelled')}")] if variant.label else []),
         ("verify", ", ".join(check.__name__.replace("_", " ") for check in verify.CHECKS)),
         ("publish", f"rename into {short(destination(variant, platform))}"),
@@ -369,9 +369,9 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
     """
     variant = narrowed(variant, options)
     platform = chosen_platform(options)
-    tools = toolchain.find(kind(variant, options), BUILD / "toolchains", platform, write=False)
+    tools = toolchain.find(kind(options), BUILD / "toolchains", platform, write=False)
     caching = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
-    console.print(f"{variant.name}: core and plugin with {tools.name}, {caching}", markup=False)
+    console.print(f"{variant.name}: the core with {tools.name}, {caching}", markup=False)
     if variant.backend is None:
         return True
     kit = variant.backend.find(matrix.request(variant, tools, upstream_here().tree, options.toolkit))

@@ -1,7 +1,7 @@
 """What a Windows library of an old name exports: everything that the real ones behind it do, forwarded.
 
 ``GetProcAddress`` looks into one library alone, where ``dlsym`` also searches what that library needs. CMakeLists.txt runs this
-as a script: ``exports.py OUT.c GUARD.cpp REAL.dll …``.
+as a script: ``exports.py OUT.c GUARD.cpp,GUARDED.inc REAL.dll …``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pefile
 
 def source(guard: str, libraries: list[Path]) -> str:
     """C source whose linker directives export what the source text `guard` defines, and the other names of `libraries`."""
-    defined = re.findall(r"^GUARD\w*\((?:[^,]+, [^,]+, )?(\w+),|^extern .+?(\w+)\(", guard, re.MULTILINE)
+    defined = re.findall(r"^GUARD\w*\((?:[^,(]+, [^,(]+, )?(\w+), \(|^extern .+?(\w+)\(", guard, re.MULTILINE)
     own = [macro or function for macro, function in defined]
     lines = [f"EXPORT({name}, {name})" for name in own]
     for library in libraries:
@@ -42,5 +42,7 @@ _HEAD = """// Written by variants/steps/exports.py.
 
 
 if __name__ == "__main__":
-    target, guard, *libraries = map(Path, sys.argv[1:])
-    target.write_text(source(guard.read_text(encoding="utf-8") if guard.is_file() else "", libraries), encoding="utf-8")
+    target, guards, *libraries = sys.argv[1:]
+    files = [Path(name) for name in guards.split(",")]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    Path(target).write_text(source("\n".join(texts), [Path(name) for name in libraries]), encoding="utf-8")

@@ -96,6 +96,8 @@ def build(
     defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
     defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(needs.libraries)}"]
     env = for_compiling(toolchain, SOURCE_DATE_EPOCH=os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)))
+    if toolchain.kind == "zig":  # for programs of the build's own (ggml's generator of shaders), in a CMake of their own
+        env |= {"CC": str(Path(toolchain.cxx).with_name("cc")), "CXX": toolchain.cxx}
     if kit.identity and toolchain.cache == "ccache":  # a toolkit assembled anew has new dates, and is still the same
         env["CCACHE_COMPILERCHECK"] = f"string:{toolchain.name} {kit.identity}"
     remedy = "Correct what the compiler complains of, then run the same command again."

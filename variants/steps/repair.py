@@ -25,7 +25,7 @@ from . import assemble
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One repair: the `raw` wheel, the folder for the new one, the `platform`, the wheel platform that its toolchain `promised`
+    """One repair: the `raw` wheel, the folder for the new one, the `platform`, the wheel platform that is `promised`
     (empty: nothing), the `epoch` (seconds since 1970), the `log`, and the names of libraries that are never grafted (`foreign`: the
     driver's, and those of other packages)."""
 
@@ -38,8 +38,12 @@ class Job(msgspec.Struct, frozen=True):
     foreign: Sequence[str]
 
 
-def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence[str] = ()) -> Path:
+def repair(
+    raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence[str] = (), promised: str | None = None
+) -> Path:  # fmt: skip
     """Repair the wheel `raw` into `target_dir`, by the tool of its platform, and return the new file, named by the tag it got.
+
+    `promised`: the wheel platform that its variant promises (empty: none; None: that of its core's toolchain).
 
     Raises:
         CommandError: the wheel does not keep its toolchain's promise, or needs a library that is nowhere.
@@ -56,7 +60,9 @@ def repair(raw: Path, target_dir: Path, epoch: int, log: Path, foreign: Sequence
     disk.remove(target_dir)
     target_dir.mkdir(parents=True)
     try:
-        repaired = _TOOLS[platform.tool](Job(raw, target_dir, platform, core.tag, epoch, log, foreign))
+        repaired = _TOOLS[platform.tool](
+            Job(raw, target_dir, platform, core.tag if promised is None else promised, epoch, log, foreign)
+        )
     except BaseException:
         disk.remove(target_dir)  # auditwheel leaves a copy of the raw wheel there
         raise
@@ -107,7 +113,10 @@ def reported_tag(wheel: Path, *keys: str) -> str:
     Raises:
         ValueError: it has none of them; the text is what auditwheel said.
     """
-    said = process.output([sys.executable, "-m", "auditwheel", "show", "--json", wheel], env=process.environment())
+    # No folder to look for other libraries in: what this machine's own libvulkan wants, say, is not the wheel's.
+    nowhere = Path(os.devnull) / "none"
+    command: list[str | Path] = [sys.executable, "-m", "auditwheel", "show", "--ldpaths", nowhere, "--json", wheel]
+    said = process.output(command, env=process.environment())
     try:
         report = json.loads(said[said.index("{") :])
         return next(str(report[key]) for key in keys if key in report)

@@ -189,15 +189,14 @@ def offload(wheel: Path, build_dir: Path) -> None:
     """Compile ggml's RPC plugin for the wheel's core and run ``tests/inference/test_rpc.py``: offload over loopback.
 
     Raises:
-        ToolchainError: this machine has no compiler of the system's.
         CommandError: the plugin does not compile, or a test failed.
         UsageError: the wheel is for another platform.
-        WheelError: its core was made by another toolchain than the system's of now.
+        WheelError: its core was made by another toolchain than zig, or another zig.
     """
     _require_here(wheel)
     log = build_dir / "logs" / "offload.log"
     disk.remove(log)
-    tools = toolchain.find("system", build_dir / "toolchains", platforms.here())
+    tools = toolchain.find("zig", build_dir / "toolchains", platforms.here())
     console.print(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core")
     with disk.locked(build_dir) as lock:
         upstream = source.vendor(lock)

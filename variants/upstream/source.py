@@ -27,7 +27,7 @@ VENDOR = ROOT / "vendor"
 PIN = VENDOR / "upstream.toml"
 TREE = VENDOR / "llama_cpp_python"
 #: Folders of llama_cpp/ with source of ours that is compiled into the libraries, and is no part of a wheel.
-COMPILED = ("guard", "threads")
+COMPILED = ("boundary", "guard", "threads")
 #: Libraries that upstream's bindings open by these names.
 OPENED = ("llama", "ggml", "mtmd")
 _STAMP = ".unpacked-from-sha256"

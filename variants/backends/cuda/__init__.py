@@ -21,7 +21,7 @@ from ...errors import ToolchainError
 from ...terminal import process
 from ...terminal.console import console
 from ..backend import Backend, Lists, Properties
-from ..toolkit import Piece, Request, Toolkit
+from ..toolkit import Linked, Piece, Request, Toolkit, linked
 
 #: Number of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
 _RECIPE = 1
@@ -313,10 +313,13 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
     nvcc = home / "bin" / "nvcc"
     known = set(re.findall(r"compute_(\d+)", process.output([nvcc, "--list-gpu-arch"])))
     host, limit = _host(request, home)
+    seen = f"{request.system.name}, too new for this nvcc" if request.system else "nothing"
+    link = linked(request, "CUDA")
     pieces = (
         Piece("nvcc", table.nvcc, found),
         _architectures(request, table, known, f"nvcc {version}"),
-        Piece("host compiler", limit or "any", host if host else None, f"{request.toolchain.name}, too new for this nvcc"),
+        Piece("host compiler", limit or "gcc or clang", host if host else None, seen),
+        *link.pieces,
         Piece("cuBLAS", "headers and library", _first(home, "include/cublas_v2.h", "targets/*/include/cublas_v2.h")),
         Piece("libcuda", "a stub to link with", _first(home, "lib*/stubs/libcuda.so", "targets/*/lib/stubs/libcuda.so")),
     )
@@ -325,16 +328,22 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         remedies.append(
             "Take a newer toolkit (--toolkit FOLDER), or build for your own GPU alone: `--arch native`, or `--arch 86`."
         )
-    if not host:
+    if not request.system:
+        remedies.append(
+            "Install a compiler for nvcc (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++ libstdc++-static`)."
+        )
+    elif not host:
         remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
-    if absent := [piece.what for piece in pieces[3:] if piece.found is None]:
+    if any(piece.found is None for piece in link.pieces):
+        remedies.append("Install gcc's static C++ library (Fedora, RHEL: `dnf install libstdc++-static`; Debian's g++ has it).")
+    if absent := [piece.what for piece in pieces[-2:] if piece.found is None]:
         names = "`libcublas-dev` and `cuda-driver-dev` of its version"
         remedies.append(f"{home} lacks {' and '.join(absent)}: install NVIDIA's packages {names}, or name a whole toolkit.")
     return Toolkit(
         "cuda",
         pieces,
         "\n".join(remedies),
-        _cmake(request, table, home, nvcc),
+        (*_cmake(request, table, home, nvcc), *_by_host(request, link)),
         _facts(request, table, f"nvcc {version}"),
         home,
         f"nvcc {version} {home}",
@@ -355,7 +364,7 @@ def _architectures(request: Request, table: Cuda, known: set[str], compiler: str
 def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[str, ...]:
     listed = [f"{one}-real" for one in table.compiled(request.platform)] + ([f"{table.ptx}-virtual"] if table.ptx else [])
     arguments = [
-        f"-DCMAKE_CUDA_COMPILER={compiler}", f"-DCUDAToolkit_ROOT={home}", f"-DCMAKE_CUDA_HOST_COMPILER={request.toolchain.cxx}",
+        f"-DCMAKE_CUDA_COMPILER={compiler}", f"-DCUDAToolkit_ROOT={home}",
         "-DCMAKE_CUDA_RUNTIME_LIBRARY=None",  # ggml names the shared one itself
         f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(listed)}",
     ]  # fmt: skip
@@ -364,16 +373,23 @@ def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[s
     return tuple(arguments)
 
 
+def _by_host(request: Request, link: Linked) -> tuple[str, ...]:
+    """What nvcc compiles the host's side with, and how the plugin is linked."""
+    return (f"-DCMAKE_CUDA_HOST_COMPILER={request.system.cxx}", *link.cmake) if request.system else ()
+
+
 def _host(request: Request, home: Path) -> tuple[str | None, str | None]:
     """The host compiler where this nvcc takes it, and up to which version it does (crt/host_config.h)."""
+    if request.system is None:
+        return None, None
     header = _first(home, "include/crt/host_config.h", "targets/*/include/crt/host_config.h")
     text = Path(header).read_text(encoding="utf-8", errors="replace") if header else ""
-    family, _, version = request.toolchain.name.partition(" ")
+    family, _, version = request.system.name.partition(" ")
     newest = re.search(r"__GNUC__ > (\d+)" if family == "gcc" else r"__clang_major__ >= (\d+)", text)
     if not newest:
-        return request.toolchain.name, None
+        return request.system.name, None
     last = int(newest[1]) - (family != "gcc")
-    return (request.toolchain.name if Version(version).major <= last else None), f"{family} {last} or older"
+    return (request.system.name if Version(version).major <= last else None), f"{family} {last} or older"
 
 
 def _first(home: Path, *patterns: str) -> str | None:

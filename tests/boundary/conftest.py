@@ -1,0 +1,6 @@
+"""What writes the tiny model lies with the tests of inference, which run on their own."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))

@@ -1,0 +1,363 @@
+"""A plugin that fails in every function and in every way, with the real core: the process lives, and says why (llama_cpp/boundary).
+
+The plugin (fake.cpp) computes on the CPU, so that a model runs on its device; it is compiled as real ones are, by each compiler
+that is here. Wants the CPU wheel in dist/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tiny
+from gguf import GGMLQuantizationType as Type
+
+from variants import matrix, platforms
+from variants.compilers import toolchain
+from variants.release import pipeline
+from variants.upstream import source
+from variants.upstream.source import ROOT
+
+HERE = Path(__file__).parent
+BOUNDARY = ROOT / "llama_cpp" / "boundary"
+GGML = source.TREE / "vendor" / "llama.cpp" / "ggml"
+RENAMED = ("-Dggml_backend_init=llama_cpp_plugin_init", "-Dggml_abort=llama_cpp_plugin_abort")
+INCLUDED = ("-I", GGML / "include", "-I", GGML / "src", "-I", BOUNDARY, "-I", HERE)
+DEFINED = ("-DGGML_BACKEND_DL", "-DGGML_BACKEND_SHARED", "-DGGML_SHARED", "-DGGML_BACKEND_BUILD")
+FUNCTIONS = sorted(set(re.findall(r'act\("([\w.]+)"\)', (HERE / "fake.cpp").read_text(encoding="utf-8"))))
+#: Read when a state is saved: llama.cpp says that nothing was, and upstream's save_state does not look.
+QUIET = {"buffer.get_tensor"}
+#: "No" is an answer here, and not known for a lie: of memory of the device itself, ggml ends the process (ggml-backend.cpp).
+MAY_SAY_NO = {"device.supports_op", "device.supports_buft"}
+
+
+class World(msgspec.Struct, frozen=True):
+    """An environment with the CPU wheel: its Python, the folder of its libraries, its libggml-base, and a model."""
+
+    python: Path
+    lib: Path
+    base: Path
+    model: Path
+
+
+@pytest.fixture(scope="session")
+def zig() -> toolchain.Toolchain:
+    return toolchain.find("zig", pipeline.BUILD / "toolchains", platforms.here())
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    (wheel,) = pipeline.wheels([matrix.load()["cpu"]])
+    folder = tmp_path_factory.mktemp("world")
+    uv("venv", "--python", sys.executable, folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    uv("pip", "install", "--python", python, wheel)
+    (lib,) = folder.glob("venv/lib/python*/site-packages/llama_cpp/lib")
+    (base,) = lib.glob("libggml-base-*.so")
+    return World(python, lib, base, tiny.write(folder / "tiny.gguf", Type.F16))
+
+
+def uv(*arguments: object) -> None:
+    program = shutil.which("uv")
+    assert program
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def run(*command: object) -> None:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def linking(folder: Path) -> list[object]:
+    """As CMakeLists.txt links a plugin."""
+    (folder / "plugin.map").write_text("{ global: ggml_backend_init; llama_cpp_boundary; local: *; };\n")
+    return ["-shared", f"-Wl,--version-script,{folder / 'plugin.map'}", "-Wl,-z,defs", "-Wl,-z,now", "-Wl,-z,nodelete"]
+
+
+@pytest.fixture(scope="session", params=["zig", "gcc", "gcc, linked by zig", "clang"])
+def fake(request: pytest.FixtureRequest, world: World, zig: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin, by one compiler."""
+    folder = tmp_path_factory.mktemp("fake")
+    compiler = zig.cxx if request.param == "zig" else shutil.which("clang++" if request.param == "clang" else "g++")
+    if not compiler:
+        pytest.skip(f"there is no {request.param.split(',')[0]} here")
+    plugin = folder / "libggml-fake.so"
+    sources = (BOUNDARY / "boundary.cpp", HERE / "fake.cpp")
+    compiling = (compiler, "-std=c++17", "-O2", "-fPIC", *DEFINED, *RENAMED, *INCLUDED)
+    if request.param != "gcc, linked by zig":
+        run(*compiling, *sources, world.base, *linking(folder), "-o", plugin)
+        return plugin
+    for file in sources:
+        run(*compiling, "-c", file, "-o", folder / f"{file.stem}.o")
+    run(toolchain.linker(zig, "2.28"), "-c", "-O2", "-fPIC", BOUNDARY / "glibc.c", "-o", folder / "glibc.o")
+    static = subprocess.run([compiler, "-print-file-name=libstdc++.a"], capture_output=True, text=True).stdout.strip()
+    run(toolchain.linker(zig, "2.28"), *sorted(folder.glob("*.o")), static, "-lunwind", world.base, *linking(folder), "-o", plugin)
+    return plugin
+
+
+@pytest.fixture(scope="session")
+def every(world: World, zig: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that calls every function."""
+    program = tmp_path_factory.mktemp("every") / "every"
+    run(zig.cxx, "-std=c++17", "-O1", *DEFINED, *INCLUDED, HERE / "every.cpp", world.base, f"-Wl,-rpath,{world.lib}", "-o", program)
+    return program
+
+
+def test_every_function(every: Path, fake: Path, tmp_path: Path) -> None:
+    """Each function thrice, alone, beside a second copy with a core of its own, in threads, and in a forked child."""
+    second = shutil.copyfile(fake, tmp_path / "second.so")
+    done = subprocess.run([every, fake, second], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "0 mistakes\n", done.stdout + done.stderr
+
+
+def test_every_function_is_among_them() -> None:
+    """The program calls what the plugin has, the plugin has what the boundary wraps, and the boundary names what ggml has."""
+    program = (HERE / "every.cpp").read_text(encoding="utf-8")
+    assert {one for one in FUNCTIONS if f'"{one}"' not in program} == {"init"}
+    boundary = (BOUNDARY / "boundary.cpp").read_text(encoding="utf-8")
+    wrapped = set(re.findall(r"field::(\w+)", "".join(re.findall(r"using wrapped = (.*?);", boundary, re.DOTALL))))
+    assert wrapped == {one.partition(".")[2] for one in FUNCTIONS if not one.startswith(("proc.", "init"))}
+    procs = set(re.findall(r"PROC\((\w+),", boundary)) - {"NAME"}
+    assert {one for one in procs if "rpc" not in one} == {one.partition(".")[2] for one in FUNCTIONS if one.startswith("proc.")}
+
+
+@pytest.mark.parametrize("backend", ["cuda", "vulkan", "rpc", "openvino"])
+def test_functions_behind_get_proc_address(backend: str) -> None:
+    """Those that upstream's backends have are known to the boundary. (Metal's others are for llama.cpp's own programs.)"""
+    (file,) = (GGML / "src" / f"ggml-{backend}").glob(f"ggml-{backend}.c*")
+    table = file.read_text(encoding="utf-8").rpartition("get_proc_address(ggml_backend_reg_t reg")[2]
+    names = re.findall(r'strcmp\(name, "(\w+)"\) == 0', table)
+    assert names or backend in ("vulkan", "openvino")
+    boundary = (BOUNDARY / "boundary.cpp").read_text(encoding="utf-8")
+    assert not {name for name in names if f"PROC({name}," not in boundary}
+
+
+START = """
+import ctypes, json, os, sys, threading
+class Control(ctypes.Structure):
+    _fields_ = [("function", ctypes.c_char * 64), ("without", ctypes.c_char * 64), ("how", ctypes.c_int), ("hits", ctypes.c_int)]
+control = Control()
+os.environ["FAKE_CONTROL"] = hex(ctypes.addressof(control))
+import llama_cpp
+state = llama_cpp._backends.state
+os.environ["FAKE_CPU"] = next(str(plugin.path) for plugin in state.cpu if plugin.state == "loaded")
+THROW, THROW_INT, ABORT, HANG, LIE = range(1, 6)
+def order(function, how):
+    control.function, control.how, control.hits = function.encode(), how, 0
+lines = []
+@llama_cpp.llama_log_callback
+def log(level, text, data):
+    lines.append(text.decode("utf-8", "replace"))
+llama_cpp.llama_log_set(log, ctypes.c_void_p())
+def load(**settings):
+    settings = {"n_ctx": 64, "n_gpu_layers": -1, "n_threads": 1, "verbose": True, "logits_all": True, **settings}
+    return llama_cpp.Llama({model!r}, **settings)
+def compute(model):
+    model.reset()
+    model.eval([1, 50, 60])
+    return [float(x) for x in model.scores[2][:4]]
+""".replace("{{", "{").replace("}}", "}")
+
+
+def script(world: World, text: str, *arguments: str, timeout: float = 300) -> Any:
+    """Run it in the environment; the JSON in its last line."""
+    start = START.replace("{model!r}", repr(str(world.model)))
+    command = [str(world.python), "-c", start + textwrap.dedent(text), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, (done.returncode, done.stdout[-1500:], done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def plugged(world: World, fake: Path) -> Any:
+    """The environment with the plugin in it."""
+    target = world.lib / fake.name
+    shutil.copyfile(fake, target)
+    yield world
+    target.unlink()
+
+
+def test_the_device_computes(plugged: World) -> None:
+    """Nothing fails: every layer on the plugin's device, the CPU's bits. Else the others would show nothing."""
+    found = script(
+        plugged,
+        """
+        gpu = compute(load())
+        print(json.dumps([gpu == compute(load(n_gpu_layers=0)), [p.devices for p in state.gpu], "Fake" in "".join(lines)]))
+        """,
+    )
+    assert found == [True, [1], True]
+
+
+FAILING = """
+def attempt(function, how):
+    "Everything that a model does, while that function fails; what came of it, and how often it was called."
+    order(function, how)
+    del lines[:]
+    try:
+        model = load()
+        try:
+            first = compute(model)
+            model.load_state(model.save_state())
+            model.kv_cache_seq_rm = llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(model.ctx), 0, 1, -1)
+            result = "fine" if first == expected else "wrong numbers"
+        except Exception as error:
+            result = type(error).__name__
+        hits = control.hits
+        order("", 0)
+        model.close()
+    except Exception as error:
+        result, hits = type(error).__name__, control.hits
+        order("", 0)
+    return result, hits, any(function in line or "unknown exception" in line for line in lines if "the backend failed" in line)
+expected = compute(load(n_gpu_layers=0))
+again = load()
+rows = {}
+for function in sys.argv[1:]:
+    for how in (THROW, THROW_INT) if function in may_say_no else (THROW, THROW_INT, LIE):
+        rows[f"{function} {how}"] = attempt(function, how)
+after = compute(load()) == expected and compute(again) == expected
+print(json.dumps([rows, after]))
+"""
+
+
+def test_every_failure_while_a_model_runs(plugged: World) -> None:
+    """Whatever function throws: a living process, and an error of Python's with the reason in the log; afterwards all is well."""
+    functions = [one for one in FUNCTIONS if one != "init"]
+    rows, after = script(plugged, f"may_say_no = {MAY_SAY_NO}\n{FAILING}", *functions)
+    assert after
+    wrong = {}
+    called = 0
+    for name, (result, hits, told) in rows.items():
+        called += bool(hits)
+        lied = name.endswith(" 5")
+        quiet = result == "fine" and name.split()[0] in QUIET
+        if hits and not lied and (not told or not (quiet or result in ("RuntimeError", "ValueError"))):
+            wrong[name] = (result, hits, told)
+        if not hits and result != "fine":
+            wrong[name] = (result, hits, told)
+    assert not wrong
+    assert called > 75, called  # 29 functions are called for a model, the others only by every.cpp
+
+
+GIVES_UP = """
+function = sys.argv[1]
+expected = compute(load(n_gpu_layers=0))
+model = load()
+compute(model)
+order(function, ABORT)
+seen = []
+for _ in range(3):
+    try:
+        compute(model)
+        seen.append("fine")
+    except Exception as error:
+        seen.append(type(error).__name__)
+hits = control.hits
+order("", 0)
+said = any("fake.cpp:" in line and function in line for line in lines)
+model.close()
+try:
+    load()
+    refused = "loaded"
+except Exception as error:
+    refused = type(error).__name__
+print(json.dumps([seen, hits > 0, said, refused, compute(load(n_gpu_layers=0)) == expected]))
+"""
+
+
+@pytest.mark.parametrize(
+    "function", ["backend.graph_compute", "backend.synchronize", "backend.get_tensor_async", "device.supports_op"]
+)
+def test_a_device_that_gives_up(plugged: World, function: str) -> None:
+    """GGML_ABORT: an error each time, its place in the log, the device is not asked again, and the CPU goes on."""
+    seen, called, said, refused, cpu = script(plugged, GIVES_UP, function)
+    if not called:
+        pytest.skip(f"this llama.cpp does not call {function} here")
+    assert seen[0] == "RuntimeError"
+    assert said
+    assert refused == "ValueError"
+    assert cpu
+
+
+@pytest.mark.parametrize("how", ["THROW", "THROW_INT", "ABORT"])
+@pytest.mark.parametrize(
+    "function", ["init", "reg.get_device_count", "reg.get_device", "device.init_backend", "device.get_buffer_type"]
+)
+def test_a_plugin_that_cannot_start(plugged: World, function: str, how: str) -> None:
+    """It is given up with its own reason, and models are computed on the CPU."""
+    state, reason, same = script(
+        plugged,
+        f"""
+        import warnings
+        warnings.simplefilter("ignore")
+        order({function!r}, {how})
+        gpu = compute(load())
+        (plugin,) = state.gpu
+        print(json.dumps([plugin.state, plugin.reason, gpu == compute(load(n_gpu_layers=0))]))
+        """,
+    )
+    if function == "device.get_buffer_type":  # asked by the model alone
+        return
+    assert state == "failed"
+    assert ("unknown exception" if how == "THROW_INT" else f"fake failure of {function}") in reason
+    assert same
+
+
+def test_a_hanging_device_holds_nobody_else(plugged: World) -> None:
+    """One thread hangs in the device; another one's model on the CPU computes, and the process can be ended."""
+    script(
+        plugged,
+        """
+        model, cpu = load(), load(n_gpu_layers=0)
+        expected = compute(cpu)
+        order("backend.graph_compute", HANG)
+        threading.Thread(target=compute, args=(model,), daemon=True).start()
+        while not control.hits:
+            pass
+        same = compute(cpu) == expected
+        print(json.dumps(same), flush=True)
+        os._exit(not same)
+        """,
+        timeout=60,
+    )
+
+
+def test_in_a_child_and_in_threads(plugged: World) -> None:
+    """A failure is told in the thread and the process in which it happened, and nowhere else."""
+    found = script(
+        plugged,
+        """
+        def in_thread(rows):
+            try:
+                rows.append(compute(load()))
+            except RuntimeError as error:
+                rows.append("RuntimeError")
+        def both():
+            order("backend.graph_compute", THROW)
+            rows = []
+            threads = [threading.Thread(target=in_thread, args=(rows,)) for _ in range(4)]
+            [thread.start() for thread in threads]
+            cpu = compute(load(n_gpu_layers=0))
+            [thread.join() for thread in threads]
+            order("", 0)
+            return [rows.count("RuntimeError") + rows.count("ValueError"), cpu == expected, compute(load()) == expected]
+        expected = compute(load(n_gpu_layers=0))
+        parent = both()
+        reader, writer = os.pipe()
+        if not os.fork():
+            os.write(writer, json.dumps(both()).encode())
+            os._exit(0)
+        print(json.dumps([parent, json.loads(os.read(reader, 4096))]))
+        """,
+    )
+    assert found == [[4, True, True], [4, True, True]]
