@@ -15,6 +15,7 @@ from ..choice import known
 from ..matrix import SYSTEMS, Libraries, Runtime, Smoke, Table
 from ..terminal import disk
 from ..upstream.source import ROOT
+from . import support
 
 VARIANTS = ROOT / "variants"
 
@@ -93,6 +94,7 @@ def _line(text: str) -> str:
 def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
     """Every document of which a part is made, and what it should be."""
     parts = {"keys": keys(), "rooms": rooms(), "sessions": sessions(), "steps": steps(parser)}
+    parts |= {"support": support.support(), "variants": support.variants(), "platforms": support.platforms()}
     texts = {name: "\n".join(rows) for name, rows in parts.items()}
     found = {ROOT / "docs" / "machines.md": known.markdown()}
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
