@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import pytest
 
 from variants import __main__ as command_line
 from variants import matrix
@@ -18,6 +21,23 @@ def test_nothing_is_stale() -> None:
     assert not stale, f"{', '.join(stale)}: run `nox -s docs`"
     assert "| `nox -s build_variant` |" in made[ROOT / "docs" / "reference.md"]
     assert "--toolkit" in made[ROOT / "docs" / "reference.md"]
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
+)
+def test_sessions_and_steps_are_there(name: str) -> None:
+    """A session or a step that a page names is one of the noxfile's, or of the command line's."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    sessions = re.findall(r"@nox\.session\([^)]*\)(?:\n@.+)*\ndef (\w+)", (ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    assert {"build_variant", "docs"} <= set(sessions)
+    named = [word for found in re.findall(r"(?:\bnox|noxfile\.py) -s ((?:[a-z_]+\b ?)+)", text) for word in found.split()]
+    assert set(named) <= set(sessions), name
+    steps = re.findall(
+        r"^\| `python -m variants ([a-z-]+)` \|", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert "build" in steps
+    assert set(re.findall(r"python -m variants ([a-z][a-z-]*)", text)) <= set(steps), name
 
 
 def test_support_says_no_more_than_the_records(tmp_path: Path) -> None:
