@@ -40,6 +40,13 @@ def test_sessions_and_steps_are_there(name: str) -> None:
     assert set(re.findall(r"python -m variants ([a-z][a-z-]*)", text)) <= set(steps), name
 
 
+def test_every_page_is_in_the_site() -> None:
+    """mkdocs.yml names every page once, by its path in the repository."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))}
+    assert sorted(re.findall(r"\S+\.md", nav)) == sorted(pages)
+
+
 def test_support_says_no_more_than_the_records(tmp_path: Path) -> None:
     """Nothing recorded is never; GPU code for some GPUs is told apart from all; a software device is no GPU, a GPU has its name."""
 

@@ -15,9 +15,8 @@ PAGE = ROOT / "docs" / "runs.md"
 
 _HEAD = """# What was built, and what has run where
 
-Made by `nox -s runs` from the records in [runs/](runs), which `build_variant`, `test_variant` and `old_cpus` write beside each
-wheel; not typed. "Never" is meant literally. What else was tried, and what is known to be missing: [status.md](status.md).
-
+Made by `nox -s runs` from the records in `docs/runs/`. `build_variant`, `test_variant`, `test_foreign` and `old_cpus` write
+them beside each wheel. "Never" is meant literally. What else was tried, and what is known to be missing: [status.md](status.md).
 """
 
 
