@@ -36,18 +36,24 @@ def variants() -> Iterator[str]:
         yield f"| `{variant.name}` | {label} | {plugin} | {_where(variant)} | {variant.table.summary} |"
 
 
-def platforms(kept: Path = runs.KEPT) -> Iterator[str]:
-    """One row for each platform: its names, what repairs its wheels, what was built, and where the CPU wheel has run."""
-    yield "| platform | wheel tag | zig's target | repaired by | CPU plugins | built | the CPU wheel has run on |"
-    yield "|---|---|---|---|---|---|---|"
-    found, plugins = runs.by_place(kept), assemble.known_core().plugins
+def platforms() -> Iterator[str]:
+    """One row for each platform: its names, what repairs its wheels, and how many CPU plugins its core has."""
+    yield from ("| platform | wheel tag | zig's target | repaired by | CPU plugins |", "|---|---|---|---|---|")
+    plugins = assemble.known_core().plugins
     for platform in PLATFORMS.values():
-        made = [name for name, where in found if where == platform.name and _builds(found[name, where])]
-        plain = [variant.name for variant in matrix.load().values() if variant.table.plugin is None]
-        ran = _systems([run for name in plain for run in _tests(found.get((name, platform.name), ()))])
-        names = f"`{platform.name}` | `{platform.tag}` | `{platform.zig}` | {platform.tool}"
-        built = ", ".join(f"`{name}`" for name in sorted(made)) or "never"
-        yield f"| {names} | {len(plugins[platform.name])} | {built} | {ran or '**never**'} |"
+        names = f"`{platform.name}` | `{platform.tag}` | `{platform.zig}`"
+        yield f"| {names} | {platform.tool} | {len(plugins[platform.name])} |"
+
+
+def tried(kept: Path = runs.KEPT) -> Iterator[str]:
+    """One row for each platform: the variants that were built for it, and where its CPU wheel has run."""
+    yield from ("| platform | built | the CPU wheel has run on |", "|---|---|---|")
+    found = runs.by_place(kept)
+    plain = [variant.name for variant in matrix.load().values() if variant.table.plugin is None]
+    for name in PLATFORMS:
+        made = sorted(variant for variant, where in found if where == name and _builds(found[variant, where]))
+        ran = _systems([run for variant in plain for run in _tests(found.get((variant, name), ()))])
+        yield f"| `{name}` | {', '.join(f'`{variant}`' for variant in made) or '**never**'} | {ran or '**never**'} |"
 
 
 def places(names: Iterable[str]) -> str:
