@@ -282,9 +282,11 @@ def runs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """Write the parts of the documents that are made from the code: keys, sessions, steps, modules, machines."""
-    install(session)
+    """Write what of the documents is made from the code; make a site of them in build/docs-site, and check every link."""
+    ours(session, "docs/machines.md")
+    install(session, "docs")
     session.run("python", "-m", "variants", "docs")
+    session.run("mkdocs", "build", "--strict")
 
 
 @nox.session(default=False)

@@ -8,24 +8,10 @@ from pathlib import Path
 import pytest
 
 from variants.backends.registry import BACKENDS
-from variants.release.imports import VARIANTS, imported
+from variants.release.imports import FLOORS, VARIANTS, imported
 
 ROOT = VARIANTS.parent
-#: Lowest first. Rooms of one floor do not import each other.
-FLOORS = (
-    {"errors"},
-    {"terminal", "platforms"},
-    {"wheel"},
-    {"choice", "upstream"},
-    {"compilers"},
-    {"backends"},
-    {"matrix"},
-    {"steps"},
-    {"trial", "index", "release"},
-    {"commands"},
-    {"__main__"},
-)
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 FILES = sorted(VARIANTS.rglob("*.py"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from variants.trial import runs
+from variants.release import runs
 from variants.wheel import records
 
 

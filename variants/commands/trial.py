@@ -8,9 +8,9 @@ from pathlib import Path
 
 from .. import platforms
 from ..errors import UsageError
-from ..release import pipeline
+from ..release import pipeline, runs
 from ..terminal.console import console
-from ..trial import bench, foreign, runs, smoke
+from ..trial import bench, foreign, smoke
 from . import group
 from .group import Steps
 

@@ -15,8 +15,8 @@ from ..choice import known
 from ..matrix import SYSTEMS, Libraries, Runtime, Smoke, Table
 from ..terminal import disk
 from ..upstream.source import ROOT
-
-VARIANTS = ROOT / "variants"
+from . import support
+from .imports import FLOORS, VARIANTS
 
 
 def keys() -> Iterator[str]:
@@ -63,6 +63,15 @@ def rooms() -> Iterator[str]:
             yield f"| `{name}` | {_line(text)} |"
 
 
+def tour() -> Iterator[str]:
+    """The rooms of the task library, from the top floor down, and what one goes there for."""
+    yield from ("| to … | go to |", "|---|---|")
+    for floor in FLOORS:
+        for room, why in floor.items():
+            file = f"{room}.py" if (VARIANTS / f"{room}.py").is_file() else f"{room}/"
+            yield f"| {why} | `variants/{file}` |"
+
+
 def sessions() -> Iterator[str]:
     """The sessions of the noxfile, with their first lines."""
     yield from ("| session | what it does |", "|---|---|")
@@ -92,7 +101,9 @@ def _line(text: str) -> str:
 
 def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
     """Every document of which a part is made, and what it should be."""
-    parts = {"keys": keys(), "rooms": rooms(), "sessions": sessions(), "steps": steps(parser)}
+    parts = {"keys": keys(), "rooms": rooms(), "tour": tour(), "sessions": sessions(), "steps": steps(parser)}
+    parts |= {"support": support.support(), "variants": support.variants()}
+    parts |= {"platforms": support.platforms(), "tried": support.tried()}
     texts = {name: "\n".join(rows) for name, rows in parts.items()}
     found = {ROOT / "docs" / "machines.md": known.markdown()}
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:

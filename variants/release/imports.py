@@ -1,4 +1,4 @@
-"""Which files of this library a module is made of: its imports, and theirs."""
+"""The rooms of this library, and which files a module is made of: its imports, and theirs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,28 @@ from pathlib import Path
 from ..upstream.source import ROOT
 
 VARIANTS = ROOT / "variants"
+#: The rooms (folders and top modules of ``variants/``), highest floor first, each with what one goes there for. A room imports from
+#: floors below its own; rooms of one floor do not import each other (tests/unit/test_rooms.py).
+FLOORS: tuple[dict[str, str], ...] = (
+    {"__main__": "turn an error into a screen and an exit code"},
+    {"commands": "add an option"},
+    {
+        "release": "change which steps run, where and in which order; the jobs; what `nox -s docs` and `nox -s adopt` write",
+        "index": "change the site, or its front page",
+        "trial": "change how a wheel is tried and measured",
+    },
+    {"steps": "change one step: core, plugin, assemble, repair, label, verify"},
+    {"matrix": "add a key to the matrix"},
+    {"backends": "add a backend, or change where its toolkit is found"},
+    {"compilers": "support a compiler, or change how toolkits are fetched"},
+    {
+        "choice": "follow the standard: what a label means, who takes it, and why",
+        "upstream": "follow upstream: the pin and its source",
+    },
+    {"wheel": "read or write a wheel, its libraries, its records"},
+    {"terminal": "change what a person sees, how commands run, how files are replaced", "platforms": "add a platform"},
+    {"errors": "see every error, with its exit code"},
+)
 
 
 def imported(file: Path) -> set[Path]:

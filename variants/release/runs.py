@@ -15,9 +15,8 @@ PAGE = ROOT / "docs" / "runs.md"
 
 _HEAD = """# What was built, and what has run where
 
-Made by `nox -s runs` from the records in [runs/](runs), which `build_variant`, `test_variant` and `old_cpus` write beside each
-wheel; not typed. "Never" is meant literally. What else was tried, and what is known to be missing: [status.md](status.md).
-
+Made by `nox -s runs` from the records in `docs/runs/`. `build_variant`, `test_variant`, `test_foreign` and `old_cpus` write
+them beside each wheel. "Never" is meant literally. What else was tried, and what is known to be missing: [status.md](status.md).
 """
 
 
@@ -30,22 +29,28 @@ def collect(dist: Path, kept: Path = KEPT) -> list[Path]:
     return found
 
 
-def markdown(kept: Path = KEPT) -> str:
-    """The whole page: for each variant and platform of the matrix what was built and run, then every run."""
-    rows = {file.name.removesuffix(records.SUFFIX): records.decode(file.read_bytes()) for file in sorted(kept.glob("*.json"))}
-    by_place: dict[tuple[str, str], list[tuple[str, records.Record]]] = {}
-    for name, runs in rows.items():
+def by_place(kept: Path = KEPT) -> dict[tuple[str, str], list[tuple[str, records.Record]]]:
+    """The records in `kept`, with their wheels' names, by variant and platform."""
+    found: dict[tuple[str, str], list[tuple[str, records.Record]]] = {}
+    for file in sorted(kept.glob("*.json")):
+        name = file.name.removesuffix(records.SUFFIX)
         variant = matrix.labelled(archive.split_label(name)[1])
         for known in archive.platforms_of(Path(name)):
             if variant:
-                by_place.setdefault((variant.name, known.name), []).extend((name, run) for run in runs)
+                found.setdefault((variant.name, known.name), []).extend((name, run) for run in records.decode(file.read_bytes()))
+    return found
+
+
+def markdown(kept: Path = KEPT) -> str:
+    """The whole page: for each variant and platform of the matrix what was built and run, then every run."""
+    places = by_place(kept)
     lines = [_HEAD, "| variant | platform | built | ran on the CPU | ran on its device |", "|---|---|---|---|---|"]
     for variant in matrix.load().values():
         for platform in variant.table.platforms:
-            runs = [run for _, run in by_place.get((variant.name, platform), [])]
+            runs = [run for _, run in places.get((variant.name, platform), [])]
             built = sorted({run.tools for run in runs if run.what == records.BUILT})
             tested = [run for run in runs if run.what != records.BUILT]
-            device = [run for run in tested if _on_device(run, variant.table.smoke.device)]
+            device = [run for run in tested if on_device(run, variant.table.smoke.device)]
             cells = [
                 variant.name,
                 platform,
@@ -61,8 +66,8 @@ def markdown(kept: Path = KEPT) -> str:
         "| date | wheel | test | processor | devices | system | Python | installer | passed | skipped |",
     ]
     lines += ["|---|---|---|---|---|---|---|---|---|---|"]
-    for place in sorted(by_place):
-        for name, run in by_place[place]:
+    for place in sorted(places):
+        for name, run in places[place]:
             if run.what != records.BUILT:
                 label = archive.split_label(name)[1]
                 wheel = f"{label or 'plain'} `{run.sha256[:8]}…`"
@@ -71,7 +76,8 @@ def markdown(kept: Path = KEPT) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _on_device(run: records.Record, prefix: str) -> bool:
+def on_device(run: records.Record, prefix: str) -> bool:
+    """Did ggml see a device there whose name begins so?"""
     return any(device.strip().startswith(prefix) for device in run.devices.split(", "))
 
 
