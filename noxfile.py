@@ -207,6 +207,13 @@ def old_cpus(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def old_systems(session: nox.Session) -> None:
+    """Run the wheels in dist/ on Debian 11 (glibc 2.31), unpacked from Debian's archive; `-- [--wheel FILE]`."""
+    install(session)
+    session.run("python", "-m", "variants", "old-systems", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def bench(session: nox.Session) -> None:
     """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
     ours(session, "tests/bench")

@@ -10,7 +10,8 @@ from .. import platforms
 from ..errors import UsageError
 from ..release import pipeline, runs
 from ..terminal.console import console
-from ..trial import bench, foreign, smoke
+from ..trial import bench, foreign, old_systems, smoke
+from ..wheel import archive
 from . import group
 from .group import Steps
 
@@ -36,6 +37,9 @@ def _configure_tests(steps: Steps) -> None:
     group.add_wheel(steps.add("upstream-tests", "Run upstream's own test suite against the wheel.", _upstream_tests))
     text = "Offload to ggml's RPC plugin over loopback: the CPU's own bits, and what happens when the device is gone."
     group.add_wheel(steps.add("offload", text, _offload), "the first wheel in dist/ that has a plugin")
+    text = "Run the wheels of this platform on Debian 11, with its own Python and C library, unpacked from Debian's archive."
+    parser = steps.add("old-systems", text, _old_systems)
+    parser.add_argument("--wheel", type=Path, action="append", help="this file (again for each), instead of what dist/ has")
     group.add_wheel(steps.add("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).", _old_cpus))
 
 
@@ -92,6 +96,15 @@ def _offload(options: argparse.Namespace) -> None:
 def _old_cpus(options: argparse.Namespace) -> None:
     for wheel in group.wheels(options):
         smoke.old_cpus(wheel, pipeline.BUILD)
+
+
+def _old_systems(options: argparse.Namespace) -> None:
+    own = platforms.here()
+    found = options.wheel or [path for path in sorted(pipeline.DIST.glob("*.whl")) if archive.platforms_of(path) == {own}]
+    if not found:
+        raise UsageError("There is no wheel of this platform in dist/.", "Build one: `nox -s build_variant -- cpu`.")
+    for wheel in found:
+        old_systems.test(wheel, pipeline.BUILD)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -137,24 +137,50 @@ def _aarch64(folder: Path, log: Path) -> World:
     qemu, root = _program("qemu-aarch64", "qemu-user"), folder / "root"
     if not root.is_dir():
         with disk.replacing(root) as part:
-            for package in _debian(["python3", "libstdc++6"], "arm64", folder / "apt", log):
-                process.command([_program("dpkg-deb", "dpkg"), "-x", package, part], log=log)
+            unpack(debian(["python3", "libstdc++6"], "arm64", folder / "apt", log), part, log)
     (python,) = root.glob("usr/bin/python3.??")
     return World([qemu, "-L", root, python], {}, f"Debian's {python.name} for arm64, under qemu-user")
 
 
-def _debian(packages: Sequence[str], architecture: str, folder: Path, log: Path) -> list[Path]:
-    """Fetch Debian packages and what they depend on, with the machine's apt sources, into a state of its own."""
+def debian(packages: Sequence[str], architecture: str, folder: Path, log: Path, suite: str | None = None) -> list[Path]:
+    """Fetch Debian packages and what they depend on, with the machine's apt sources, into a state of its own.
+
+    `suite`: another release of Debian than this machine's (``bullseye``), from the same archive.
+    """
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "state" / "status").touch()
     options = [f"APT::Architecture={architecture}", f"APT::Architectures={architecture}", f"Dir::State={folder / 'state'}",
                f"Dir::State::status={folder / 'state' / 'status'}", f"Dir::Cache={folder / 'cache'}"]  # fmt: skip
+    if suite:
+        sources = folder / "sources.list"
+        sources.write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_archive()} {suite} main\n")
+        options += [f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=/dev/null", "Acquire::Check-Valid-Until=false"]
     apt = [_program("apt-get", "apt"), *(word for option in options for word in ("-o", option))]
     remedy = "This takes a Debian or Ubuntu whose archive has that architecture."
     process.command([*apt, "update"], log=log, remedy=remedy)
     process.command([*apt, "--yes", "--no-install-recommends", "--download-only", "install", *packages], log=log, remedy=remedy)
     return sorted((folder / "cache" / "archives").glob("*.deb"))
+
+
+def _archive() -> str:
+    """Address of Debian's archive, as the machine's apt sources have it.
+
+    Raises:
+        ToolchainError: they name none.
+    """
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.suffix in (".list", ".sources") and file.is_file()]
+    found = re.search(r"(?m)^(?:deb (?:\[.*?\] )?|URIs: *)(\S+)", "\n".join(texts))
+    if not found:
+        raise ToolchainError("apt knows no archive.", "This takes a Debian with its archive in /etc/apt.")
+    return found[1]
+
+
+def unpack(packages: Sequence[Path], root: Path, log: Path) -> None:
+    """Unpack Debian packages into a folder: nothing is installed."""
+    for package in packages:
+        process.command([_program("dpkg-deb", "dpkg"), "-x", package, root], log=log)
 
 
 def _windows(folder: Path, log: Path) -> World:

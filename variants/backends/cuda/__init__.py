@@ -346,7 +346,7 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         (*_cmake(request, table, home, nvcc), *_by_host(request, link)),
         _facts(request, table, f"nvcc {version}"),
         home,
-        f"nvcc {version} {home}",
+        f"nvcc {version} {home} {request.system.name if request.system else ''}",
     )
 
 
@@ -368,8 +368,10 @@ def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[s
         "-DCMAKE_CUDA_RUNTIME_LIBRARY=None",  # ggml names the shared one itself
         f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(listed)}",
     ]  # fmt: skip
-    if request.toolchain.launcher:
-        arguments.append(f"-DCMAKE_CUDA_COMPILER_LAUNCHER={request.toolchain.launcher}")
+    if request.toolchain.launcher:  # ccache is told that the C++ compiler is a clang, which has other options than nvcc
+        kind = "nvcc" if compiler.name == "nvcc" else "clang"
+        launcher = f"cmake;-E;env;CCACHE_COMPILERTYPE={kind};{request.toolchain.launcher}"
+        arguments.append(f"-DCMAKE_CUDA_COMPILER_LAUNCHER={launcher}")
     return tuple(arguments)
 
 
