@@ -42,7 +42,8 @@ class Piece(msgspec.Struct, frozen=True):
 
 class Toolkit(msgspec.Struct, frozen=True):
     """All pieces of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
-    toolkit's folder, where it is one, and the `identity` of the compiler in it, by which compiler caches know it."""
+    toolkit's folder, where it is one, the `identity` of the compiler in it, by which compiler caches know it, and what a published
+    wheel must have and one that is built with it `lacks`."""
 
     plugin: str
     pieces: tuple[Piece, ...]
@@ -51,6 +52,7 @@ class Toolkit(msgspec.Struct, frozen=True):
     facts: dict[str, str | list[str]] = {}
     home: Path | None = None
     identity: str = ""
+    lacks: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[Piece]:
@@ -94,10 +96,11 @@ def library(name: str) -> str | None:
     return next((str(path) for folder in folders for path in sorted(folder.glob(f"**/{name}"))), None)
 
 
-def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
-    """What `name` is defined as in `header`, by this toolchain's preprocessor; None where the header is not found."""
-    done = subprocess.run(
-        [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"], input="", capture_output=True, text=True, check=False
-    )
+def macro(toolchain: Toolchain, header: str, name: str, include: Path | None = None) -> str | None:
+    """What `name` is defined as in `header`, by this toolchain's preprocessor, with the folder `include` first; None where the header
+    is not found, or has no such name."""
+    first = ["-I", str(include)] if include else []
+    command = [toolchain.cxx, *first, "-x", "c++", "-E", "-dM", "-include", header, "-"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     found = re.search(rf"^#define {name} (.+)$", done.stdout, re.MULTILINE)
     return found[1] if found and not done.returncode else None

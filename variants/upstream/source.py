@@ -84,7 +84,7 @@ def read_pin(file: Path = PIN) -> Pin:
         if not re.fullmatch("[A-Za-z0-9._-]+", pin.name):
             raise ValueError("`name` is no distribution name")
     except (OSError, msgspec.DecodeError, ValueError) as error:
-        raise SourceError(f"{file}: {error}.", "Restore it: `git checkout -- vendor/upstream.toml`.") from error
+        raise SourceError(f"{file}: {error}.", f"Restore it: `git checkout -- {os.path.relpath(file, ROOT)}`.") from error
     return pin
 
 
@@ -251,13 +251,22 @@ def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
     return moved
 
 
-def _archive(pin: Pin, vendor_dir: Path) -> Path:
+def fetch(pin: Pin, vendor_dir: Path = VENDOR) -> Path:
+    """Another project's pinned sdist, in `vendor_dir`: fetched by pip, or put there by hand. Nothing in it is run.
+
+    Raises:
+        SourceError: no network, no such release, or another hash than the pinned one.
+    """
+    return _archive(pin, vendor_dir, stand_in=True)
+
+
+def _archive(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
     """The pinned sdist, downloaded unless a file of the right hash already lies in `vendor_dir` (offline, air-gapped use)."""
     archive = vendor_dir / pin.archive
     if archive.is_file() and (found := sha256(archive)) != pin.sha256:
         console.print(f"{archive.name} has sha256 {found}, not the pinned one: fetching it anew")
         archive.unlink()
-    return archive if archive.is_file() else _download(pin, vendor_dir)
+    return archive if archive.is_file() else _download(pin, vendor_dir, stand_in)
 
 
 #: No file has it: pip fetches one, says what its hash is, and does nothing more with it.
@@ -288,22 +297,42 @@ class _WrongHashError(SourceError):
         self.found = found
 
 
-def _download(pin: Pin, vendor_dir: Path) -> Path:
-    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials."""
+#: pip wants a build backend's word on an sdist's metadata, even to download it. This one says what the sdist says of itself.
+_STAND_IN = '''"""Stands in for setuptools while pip downloads: copies PKG-INFO, and runs nothing of the sdist."""
+import pathlib, shutil
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    folder = pathlib.Path(metadata_directory, "sdist.dist-info")
+    folder.mkdir()
+    shutil.copyfile("PKG-INFO", folder / "METADATA")
+    return folder.name
+'''
+
+
+def _download(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
+    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials. `stand_in`: for one whose
+    build backend is setuptools, which then is not run."""
     if not shutil.which("pip", path=process.environment()["PATH"]):
-        raise SourceError("This environment has no pip, which fetches upstream's source.", "Run it through nox: `nox -s vendor`.")
+        raise SourceError(f"This environment has no pip, which fetches {pin.archive}.", "Run it through nox: `nox -s vendor`.")
     with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".download.", suffix=".tmp") as scratch:
         requirement = Path(scratch) / "requirements.txt"
         requirement.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
         log = Path(scratch) / "pip.log"
         # The hash is checked before the archive's own metadata hook is run; no build isolation, since the hook's backend
-        # (scikit-build-core) is here already.
+        # (scikit-build-core, or ours in its place) is here already.
         arguments: list[str | Path] = [
             sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", pin.name, "--no-build-isolation",
             "--dest", scratch, "--requirement", requirement,
         ]  # fmt: skip
+        env = _pip_environment()
+        if stand_in:
+            backend = Path(scratch) / "stand-in" / "setuptools" / "build_meta.py"
+            backend.parent.mkdir(parents=True)
+            backend.write_text(_STAND_IN, encoding="utf-8")
+            env["PYTHONPATH"] = str(backend.parent.parent)
         try:
-            process.command(arguments, log=log, env=_pip_environment())
+            process.command(arguments, log=log, env=env)
         except CommandError as error:
             raise _download_failure(pin, log.read_text(encoding="utf-8", errors="replace")) from error
         found = Path(scratch) / pin.archive
