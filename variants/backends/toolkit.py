@@ -97,8 +97,8 @@ def library(name: str) -> str | None:
 
 
 def macro(toolchain: Toolchain, header: str, name: str, include: Path | None = None) -> str | None:
-    """What `name` is defined as in `header`, by this toolchain's preprocessor, with the folder `include` first; None where the header
-    is not found, or has no such name."""
+    """What `name` is defined as in `header`, by this toolchain's preprocessor, with the folder `include` first; None where there is
+    no such header, or no such name in it."""
     first = ["-I", str(include)] if include else []
     command = [toolchain.cxx, *first, "-x", "c++", "-E", "-dM", "-include", header, "-"]
     done = subprocess.run(command, input="", capture_output=True, text=True, check=False)

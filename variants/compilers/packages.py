@@ -87,7 +87,7 @@ def install(packages: Packages, finish: Callable[[Path, Path, Path], None], log:
     def fill(part: Path) -> None:
         prefix = part / "prefix"
         site = prefix / "lib" / "python3" / "site-packages"
-        where = ["--target", site, *files_for] if files_for else ["--ignore-installed", "--prefix", prefix]
+        where: list[str | Path] = ["--target", site, *files_for] if files_for else ["--ignore-installed", "--prefix", prefix]
         process.command(
             [
                 sys.executable, "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:",

@@ -251,13 +251,13 @@ def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
     return moved
 
 
-def fetch(pin: Pin, vendor_dir: Path = VENDOR) -> Path:
-    """Another project's pinned sdist, in `vendor_dir`: fetched by pip, or put there by hand. Nothing in it is run.
+def fetch(pin: Pin, folder: Path) -> Path:
+    """Another project's pinned sdist, in `folder`: fetched by pip, or put there by hand. Nothing in it is run.
 
     Raises:
         SourceError: no network, no such release, or another hash than the pinned one.
     """
-    return _archive(pin, vendor_dir, stand_in=True)
+    return _archive(pin, folder, stand_in=True)
 
 
 def _archive(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
@@ -311,8 +311,10 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def _download(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
-    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials. `stand_in`: for one whose
-    build backend is setuptools, which then is not run."""
+    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials.
+
+    `stand_in`: do not run its build backend, which is setuptools.
+    """
     if not shutil.which("pip", path=process.environment()["PATH"]):
         raise SourceError(f"This environment has no pip, which fetches {pin.archive}.", "Run it through nox: `nox -s vendor`.")
     with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".download.", suffix=".tmp") as scratch:
@@ -329,12 +331,13 @@ def _download(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
         if stand_in:
             backend = Path(scratch) / "stand-in" / "setuptools" / "build_meta.py"
             backend.parent.mkdir(parents=True)
+            backend.with_name("__init__.py").touch()  # without one, a real setuptools would be preferred
             backend.write_text(_STAND_IN, encoding="utf-8")
             env["PYTHONPATH"] = str(backend.parent.parent)
         try:
             process.command(arguments, log=log, env=env)
         except CommandError as error:
-            raise _download_failure(pin, log.read_text(encoding="utf-8", errors="replace")) from error
+            raise _download_failure(pin, vendor_dir, log.read_text(encoding="utf-8", errors="replace")) from error
         found = Path(scratch) / pin.archive
         if not found.is_file():
             names = ", ".join(sorted(p.name for p in Path(scratch).iterdir()))
@@ -362,7 +365,7 @@ def _pip_environment() -> dict[str, str]:
     return env
 
 
-def _download_failure(pin: Pin, log: str) -> SourceError:
+def _download_failure(pin: Pin, folder: Path, log: str) -> SourceError:
     """What happened and what helps, from pip's output."""
     if "DO NOT MATCH THE HASHES" in log and (found := re.search(r"Got\s+([0-9a-f]{64})", log)):
         return _WrongHashError(pin, found[1])
@@ -375,7 +378,7 @@ def _download_failure(pin: Pin, log: str) -> SourceError:
         newest = ", ".join(versions[1].split(", ")[-5:])
         return SourceError(f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}.")
     last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
-    by_hand = "" if pin.sha256 == _NO_HASH else f", or put the file\ninto vendor/ by hand (sha256 {pin.sha256})"
+    by_hand = "" if pin.sha256 == _NO_HASH else f", or put the file\ninto {folder} by hand (sha256 {pin.sha256})"
     return SourceError(
         f"{pin.archive} could not be fetched. pip said:\n{last}",
         f"Check the network and pip's index settings (`pip config list`){by_hand}.",

@@ -42,11 +42,14 @@ def _from_index(request: Request) -> Toolkit:
     include = headers.find(request.fetch, request.log)
     glslc = compiler.find(request.toolchain, request.fetch, request.log)
     if not (include.there and glslc.there):
-        pieces = (
-            Piece("glslc", "all shader features", f"{glslc.made_of}{'' if glslc.there else ', to be compiled once'}"),
-            Piece("Vulkan headers", "as new as glslc", "there" if include.there else "to be fetched once (75 MB)"),
+        return Toolkit(
+            "vulkan",
+            (
+                Piece("glslc", "all shader features", f"{glslc.made_of}{'' if glslc.there else ', to be compiled once'}"),
+                Piece("Vulkan headers", "as new as glslc", "there" if include.there else "to be fetched once (75 MB)"),
+            ),
+            "",
         )
-        return Toolkit("vulkan", pieces, "")
     loader = _loader(request, include)
     features = compiler.features(glslc.path, request.tree)
     spirv = macro(request.toolchain, "spirv/unified1/spirv.h", "SPV_REVISION", include.folder)

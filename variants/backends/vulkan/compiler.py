@@ -45,8 +45,7 @@ def find(tools: toolchain.Toolchain, fetch: bool, log: Path) -> Glslc:
     made_of = f"glslang of {pin.name} {pin.version}"
     if fetch and not folder.is_dir():
         console.print(f"      glslc: {made_of}, to be compiled once, for minutes, into {folder}", markup=False)
-        archive = source.fetch(pin)
-        packages.make(folder, lambda part: _compile(archive, tools, part, log))
+        packages.make(folder, lambda part: _compile(pin, tools, part, log))
     path = folder / _NAME
     return Glslc(path, made_of, path.is_file())
 
@@ -58,15 +57,26 @@ def _zig(tools: toolchain.Toolchain, folder: Path, write: bool = True) -> toolch
     return tools if own else toolchain.find("zig", folder, here, write)
 
 
-def _compile(archive: Path, tools: toolchain.Toolchain, part: Path, log: Path) -> None:
-    source.unpack(archive, part / "source")
+def _compile(pin: source.Pin, tools: toolchain.Toolchain, part: Path, log: Path) -> None:
+    disk.remove_leftovers(disk.Lock(part), packages.cache(), "download")
+    source.unpack(source.fetch(pin, packages.cache()), part / "source")
     zig = _zig(tools, part)
     build = part / "build"
     env = for_compiling(zig, CCACHE_BASEDIR=str(part))
     remedy = "Report it with the log. `--toolkit machine` takes this machine's glslc instead."
-    configure = ["cmake", "-S", _OURS, "-B", build, "-G", "Ninja", f"-DGLSLANG={part / 'source' / 'glslang'}", *zig.cmake]
+    configure: list[str | Path] = [
+        "cmake",
+        "-S",
+        _OURS,
+        "-B",
+        build,
+        "-G",
+        "Ninja",
+        f"-DGLSLANG={part / 'source' / 'glslang'}",
+        *zig.cmake,
+    ]
     process.command([*configure, "-DCMAKE_BUILD_TYPE=Release"], log=log, env=env, remedy=remedy)
-    compiling = ["cmake", "--build", build, "--target", "glslc", "--parallel"]
+    compiling: list[str | Path] = ["cmake", "--build", build, "--target", "glslc", "--parallel"]
     process.with_fewer_jobs(
         process.default_jobs(), lambda jobs: process.command([*compiling, str(jobs)], log=log, env=env, remedy=remedy)
     )
@@ -93,7 +103,7 @@ def features(glslc: Path, upstream: Path) -> list[str]:
     """Those of upstream's feature tests that this glslc compiles."""
     found = []
     for test in tests(upstream):
-        command = [glslc, "-o", "-", "-fshader-stage=compute", "--target-env=vulkan1.3", test]
+        command = [str(glslc), "-o", "-", "-fshader-stage=compute", "--target-env=vulkan1.3", str(test)]
         done = subprocess.run(command, capture_output=True, check=False)
         if b"extension not supported" not in done.stderr:
             found.append(test.stem)
