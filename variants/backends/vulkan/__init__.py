@@ -57,7 +57,7 @@ def _from_index(request: Request) -> Toolkit:
         Piece("glslc", "all shader features", f"{compiler.version(glslc.path)}, {glslc.made_of} ({glslc.path})"),
         _headers(request, features, include.version, include.folder),
         Piece("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
-        Piece("libvulkan.so", "a stub to link with", str(loader) if loader else None),
+        Piece("libvulkan.so", "a stub to link with", str(loader) if loader.exists() else "to be made"),
     )
     return _kit(
         request,
@@ -70,15 +70,14 @@ def _from_index(request: Request) -> Toolkit:
     )
 
 
-def _loader(request: Request, include: headers.Headers) -> Path | None:
-    """A libvulkan.so with the loader's functions by name, for the plugin's platform: to link with, never to ship.
+def _loader(request: Request, include: headers.Headers) -> Path:
+    """A libvulkan.so with the loader's functions by name, for the plugin's platform, made if that may be done: to link with, never to
+    ship.
 
     Raises:
         ToolchainError: the compiler cannot make it.
     """
     folder = packages.cache() / f"{include.folder.parent.name}-{request.platform}"
-    if not request.fetch:
-        return folder / "libvulkan.so" if folder.is_dir() else folder / "libvulkan.so, to be made"
 
     def fill(part: Path) -> None:
         text = (include.folder / "vulkan" / "vulkan_core.h").read_text(encoding="utf-8")
@@ -90,7 +89,9 @@ def _loader(request: Request, include: headers.Headers) -> Path | None:
         if not names or not target.exists():
             raise ToolchainError(f"No stub of libvulkan could be made in {part}: {said[-500:]}", "Is the compiler whole?")
 
-    return packages.make(folder, fill) / "libvulkan.so"
+    if request.fetch:
+        packages.make(folder, fill)
+    return folder / "libvulkan.so"
 
 
 # -- this machine -----------------------------------------------------------------------------------------------------------
