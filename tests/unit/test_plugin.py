@@ -118,12 +118,6 @@ def test_missing_toolkit(system: toolchain.Toolchain, tmp_path: Path, monkeypatc
     assert "apt-get install glslc" in caught.value.remedy
 
 
-@pytest.fixture
-def zig(tmp_path: Path) -> toolchain.Toolchain:
-    """A real compiler, which looks into no folder of the system's."""
-    return toolchain.find("zig", tmp_path / "zig", platforms.here())
-
-
 def _sdk(folder: Path, refused: str, release: int, *macros: str) -> Path:
     """A Vulkan SDK whose glslc refuses the extension in the tests named `refused`, and whose headers have these `macros`."""
     for name in ("bin", "include/vulkan", "include/spirv/unified1", "lib"):
@@ -150,30 +144,30 @@ def _feature_tests(tree: Path, *names: str) -> Path:
     return tree
 
 
-def test_shader_features(zig: toolchain.Toolchain, tmp_path: Path) -> None:
+def test_shader_features(system: toolchain.Toolchain, tmp_path: Path) -> None:
     """A glslc that refuses one extension: the others are told, by the names of upstream's own tests, and this one is lacking."""
     tree = _feature_tests(tmp_path / "tree", "coopmat", "integer_dot")
     sdk = _sdk(tmp_path / "sdk", "coopmat", 239)
-    kit = toolkit.require(vulkan.find(_request("vulkan", zig, tree, str(sdk))))
+    kit = toolkit.require(vulkan.find(_request("vulkan", system, tree, str(sdk))))
     assert kit.facts == {"glslc": "shaderc v2023.2", "vulkan_headers": "1.3.239", "shader_features": ["integer_dot"]}
     assert kit.lacks == ("coopmat",)
     assert f"-DVulkan_GLSLC_EXECUTABLE={sdk}/bin/glslc" in kit.cmake
     assert f"-DVulkan_INCLUDE_DIR={sdk}/include" in kit.cmake
 
 
-def test_new_compiler_with_old_headers(zig: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_compiler_with_old_headers(system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ggml asks glslc alone what it can do: such a plugin computes gibberish on real GPUs. Newer headers or an older glslc are
     taken."""
     tree = _feature_tests(tmp_path / "tree", "bfloat16", "coopmat", "integer_dot")
     monkeypatch.setenv("VULKAN_SDK", str(_sdk(tmp_path / "mixed", "nothing", 239, "VK_KHR_cooperative_matrix")))
     with pytest.raises(errors.ToolchainError) as caught:
-        toolkit.require(vulkan.find(_request("vulkan", zig, tree, "machine")))
+        toolkit.require(vulkan.find(_request("vulkan", system, tree, "machine")))
     assert "found 1.3.239, older than glslc: without VK_KHR_shader_bfloat16" in caught.value.what
     assert "both old, or both new" in caught.value.remedy
     new = _sdk(tmp_path / "new", "nothing", 312, "VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16")
-    assert toolkit.require(vulkan.find(_request("vulkan", zig, tree, str(new)))).lacks == ()
+    assert toolkit.require(vulkan.find(_request("vulkan", system, tree, str(new)))).lacks == ()
     old = _sdk(tmp_path / "old", "bfloat16", 255, "VK_KHR_cooperative_matrix")
-    assert toolkit.require(vulkan.find(_request("vulkan", zig, tree, str(old)))).lacks == ("bfloat16",)
+    assert toolkit.require(vulkan.find(_request("vulkan", system, tree, str(old)))).lacks == ("bfloat16",)
 
 
 def test_vulkan_of_the_index_is_told_before_it_is_made(

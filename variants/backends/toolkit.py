@@ -96,11 +96,10 @@ def library(name: str) -> str | None:
     return next((str(path) for folder in folders for path in sorted(folder.glob(f"**/{name}"))), None)
 
 
-def macro(toolchain: Toolchain, header: str, name: str, include: Path | None = None) -> str | None:
-    """What `name` is defined as in `header`, by this toolchain's preprocessor, with the folder `include` first; None where there is
-    no such header, or no such name in it."""
-    first = ["-I", str(include)] if include else []
-    command = [toolchain.cxx, *first, "-x", "c++", "-E", "-dM", "-include", header, "-"]
-    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
+    """What `name` is defined as in `header`, by this toolchain's preprocessor; None where the header is not found."""
+    done = subprocess.run(
+        [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"], input="", capture_output=True, text=True, check=False
+    )
     found = re.search(rf"^#define {name} (.+)$", done.stdout, re.MULTILINE)
     return found[1] if found and not done.returncode else None

@@ -17,6 +17,7 @@ from . import compiler, headers
 
 #: Headers of ours that go first on the include path: what older packages lack.
 _SHIMS = Path(__file__).parent / "include"
+_CORE = "vulkan/vulkan_core.h"
 #: What ggml's code wants of the headers for a shader feature. A compiler that has the feature, with headers that do not, makes a
 #: plugin that computes gibberish on GPUs with it (llama.cpp issue 13044).
 _DEFINED_AS = {
@@ -52,7 +53,7 @@ def _from_index(request: Request) -> Toolkit:
         )
     loader = _loader(request, include)
     features = compiler.features(glslc.path, request.tree)
-    spirv = macro(request.toolchain, "spirv/unified1/spirv.h", "SPV_REVISION", include.folder)
+    spirv = _defined(request, include.folder, "spirv/unified1/spirv.h", "SPV_REVISION")
     pieces = (
         Piece("glslc", "all shader features", f"{compiler.version(glslc.path)}, {glslc.made_of} ({glslc.path})"),
         _headers(request, features, include.version, include.folder),
@@ -71,8 +72,7 @@ def _from_index(request: Request) -> Toolkit:
 
 
 def _loader(request: Request, include: headers.Headers) -> Path:
-    """A libvulkan.so with the loader's functions by name, for the plugin's platform, made if that may be done: to link with, never to
-    ship.
+    """A libvulkan.so with the loader's functions by name, for the plugin's platform, to link with; made if that may be done.
 
     Raises:
         ToolchainError: the compiler cannot make it.
@@ -105,7 +105,7 @@ def _from_machine(request: Request, sdk: Path | None) -> Toolkit:
     version = compiler.version(Path(glslc)) if glslc else "unknown"
     features = compiler.features(Path(glslc), request.tree) if glslc else []
     loader = next(map(str, sorted(sdk.glob("lib*/libvulkan.so"))), None) if sdk else library("libvulkan.so")
-    spirv = macro(request.toolchain, "spirv/unified1/spirv.h", "SPV_REVISION", include)
+    spirv = _defined(request, include, "spirv/unified1/spirv.h", "SPV_REVISION")
     release = _release(request, include)
     pieces = (
         Piece("glslc", "any; newer ones give faster shaders", f"{version} ({glslc})" if glslc else None, f"nothing in {path}"),
@@ -124,13 +124,21 @@ def _from_machine(request: Request, sdk: Path | None) -> Toolkit:
 
 def _release(request: Request, include: Path | None) -> str | None:
     """The headers' version, as in ``1.3.239``; None where there are none."""
-    name = "vulkan/vulkan_core.h"
-    complete = macro(request.toolchain, name, "VK_HEADER_VERSION_COMPLETE", include)
+    complete = _defined(request, include, _CORE, "VK_HEADER_VERSION_COMPLETE")
     number = re.search(r"VK_MAKE_API_VERSION\(\s*\d+,\s*(\d+),\s*(\d+),\s*VK_HEADER_VERSION\)", complete or "")
-    return f"{number[1]}.{number[2]}.{macro(request.toolchain, name, 'VK_HEADER_VERSION', include)}" if number else None
+    return f"{number[1]}.{number[2]}.{_defined(request, include, _CORE, 'VK_HEADER_VERSION')}" if number else None
 
 
 # -- either -----------------------------------------------------------------------------------------------------------------
+
+
+def _defined(request: Request, include: Path | None, header: str, name: str) -> str | None:
+    """What `name` is defined as in a header of this folder (None: where the compiler finds it)."""
+    if include is None:
+        return macro(request.toolchain, header, name)
+    text = (include / header).read_text(encoding="utf-8", errors="replace") if (include / header).is_file() else ""
+    found = re.search(rf"^#define {name} (.+)$", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def _headers(request: Request, features: Sequence[str], release: str | None, include: Path | None) -> Piece:
@@ -139,7 +147,7 @@ def _headers(request: Request, features: Sequence[str], release: str | None, inc
     if release is None:
         return Piece("Vulkan headers", wanted, None)
     names = [_DEFINED_AS[feature] for feature in features if feature in _DEFINED_AS]
-    lacking = [name for name in names if macro(request.toolchain, "vulkan/vulkan_core.h", name, include) is None]
+    lacking = [name for name in names if _defined(request, include, _CORE, name) is None]
     seen = f"{release}, older than glslc: without {', '.join(lacking)}"
     return Piece("Vulkan headers", wanted, None if lacking else release, seen)
 
