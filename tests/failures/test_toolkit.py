@@ -1,4 +1,4 @@
-"""A toolkit that is fetched from the package index, and what may happen meanwhile: real pip, real packages."""
+"""Toolkits that are fetched from the package index, and what may happen meanwhile: real pip, real packages, a real compiler."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.failures.test_failures import default_interrupt
-from variants import errors
-from variants.compilers import packages
+from variants import errors, platforms
+from variants.backends.vulkan import compiler, headers
+from variants.compilers import packages, toolchain
 from variants.terminal import disk
 from variants.upstream import source
 
@@ -78,3 +80,121 @@ def test_another_file_than_the_pinned_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert "HASHES" in caught.value.what.upper()
     assert "--toolkit" in caught.value.remedy
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+
+
+# -- glslc, compiled of a source package ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for toolkits, at a path with a space."""
+    folder = tmp_path_factory.mktemp("glslc") / "a cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMA_CPP_VARIANTS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def glslc(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ours, compiled after it was once interrupted."""
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    source.vendor(disk.Lock(ROOT))
+    zig = toolchain.find("zig", tmp_path_factory.mktemp("zig"), platforms.here())
+    headers.find(True, log)
+    process = start(cache, "build", "vulkan")
+    until(process, "+ cmake -S")
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert not list(cache.glob("glslc-*/")) + list(cache.glob(".*.tmp"))
+    assert not compiler.find(zig, False, log).there
+    found = compiler.find(zig, True, log)
+    assert found.there
+    assert [path.name for path in found.path.parent.iterdir()] == ["glslc"]
+    assert not list(cache.glob(".*.tmp"))
+    assert str(cache).encode() not in found.path.read_bytes()
+    return found.path
+
+
+def compiled(glslc: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([glslc, "-fshader-stage=compute", *arguments], capture_output=True, cwd=cwd, check=False)
+
+
+def test_every_shader_feature(glslc: Path) -> None:
+    """Of the pinned upstream's own tests. The wheel that is made with it may be published."""
+    assert compiler.features(glslc, source.TREE) == [test.stem for test in compiler.tests(source.TREE)]
+    assert len(compiler.tests(source.TREE)) >= 7
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--target-env=vulkan1.2", "-fauto-map-locations", "-o", "x", "a.comp"],
+        ["--target-env=vulkan1.4", "-o", "x", "a.comp"],
+        ["-Os", "-o", "x", "a.comp"],
+        ["-o", "x", "a.comp", "b.comp"],
+        ["a.comp"],
+        ["a.comp", "-o"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_understood_is_refused(glslc: Path, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "a.comp").write_text("#version 450\nvoid main() {}\n")
+    done = compiled(glslc, *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"this glslc takes -fshader-stage=compute" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_errors_of_a_shader(glslc: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.comp").write_text("#version 450\nvoid main() { wrong(); }\n")
+    done = compiled(glslc, "-o", "x", "a.comp", cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"a.comp:2: 'wrong' : no matching overloaded function" in done.stderr
+    (tmp_path / "b.comp").write_text("#version 450\n#extension GL_NOBODY_has : require\nvoid main() {}\n")
+    assert b"extension not supported: GL_NOBODY_has" in compiled(glslc, "-o", "x", "b.comp", cwd=tmp_path).stderr
+    assert b"cannot read nowhere.comp" in compiled(glslc, "-o", "x", "nowhere.comp", cwd=tmp_path).stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_same_bytes_in_another_folder(glslc: Path, tmp_path: Path) -> None:
+    """Names and paths go in with -g alone; the list of what was included is as ggml's build reads it."""
+    made = []
+    for name in ("one", "another folder"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "inner.glsl").write_text("void fill(uint at) { a_long_name[at] = VALUE; }\n")
+        (folder / "a.comp").write_text(
+            "#version 450\nlayout(binding = 0) buffer B { float a_long_name[]; };\n"
+            '#include "inner.glsl"\nvoid main() { fill(gl_GlobalInvocationID.x); }\n'
+        )
+        words = ["--target-env=vulkan1.2", "-O", "-DVALUE=2.5", str(folder / "a.comp"), "-o", str(folder / "a.spv")]
+        done = compiled(glslc, *words, "-MD", "-MF", str(folder / "a.d"), cwd=tmp_path)
+        assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"")
+        made.append((folder / "a.spv").read_bytes())
+        assert (folder / "a.d").read_text() == f"{folder}/a.spv: {folder}/a.comp {folder}/inner.glsl\n"
+        assert compiled(glslc, *words[:-1], "-").stdout == made[-1]
+        assert b"a_long_name" in compiled(glslc, *words[:-1], "-", "-g").stdout
+    assert made[0] == made[1]
+    assert made[0][:4] == b"\x03\x02\x23\x07"
+    assert b"a_long_name" not in made[0]
+    two = compiled(glslc, "--target-env=vulkan1.2", "-DVALUE=3.5", str(tmp_path / "one" / "a.comp"), "-o", "-").stdout
+    assert len(two) == len(made[0])
+    assert two != made[0]
+
+
+def test_headers_of_the_index(cache: Path, tmp_path: Path) -> None:
+    """C++ headers over newer C headers, with the names that ggml wants of each."""
+    found = headers.find(True, tmp_path / "log.txt")
+    (tmp_path / "a.cpp").write_text(
+        "#define VULKAN_HPP_DISPATCH_LOADER_DYNAMIC 1\n#include <vulkan/vulkan.hpp>\n#include <spirv/unified1/spirv.hpp>\n"
+        "using Props = vk::PhysicalDeviceCooperativeMatrix2PropertiesNV;\n"
+        "static_assert(sizeof(Props) == sizeof(VkPhysicalDeviceCooperativeMatrix2PropertiesNV));\n"
+        "static_assert(uint64_t(vk::PipelineCreateFlagBits2::e64BitIndexingEXT) == VK_PIPELINE_CREATE_2_64_BIT_INDEXING_BIT_EXT);\n"
+        "Props a; VkPhysicalDeviceShaderBfloat16FeaturesKHR b; spv::Op c;\n"
+    )
+    zig = toolchain.find("zig", tmp_path / "zig", platforms.here())
+    shims = Path(headers.__file__).parent / "include"
+    words = ["-std=c++17", "-fsyntax-only", "-Wall", "-Werror", "-I", str(shims), "-isystem", str(found.folder)]
+    done = subprocess.run([zig.cxx, *words, str(tmp_path / "a.cpp")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

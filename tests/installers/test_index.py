@@ -281,3 +281,15 @@ def test_an_unpublished_variant(dist: Path, site: Path, tmp_path: Path) -> None:
     label.label(wheel(tmp_path / "openvino", platform="manylinux_2_34_x86_64"), matrix.load()["openvino"], dist)
     with pytest.raises(WheelError, match=r"was built for tests: .*openvino\.toml has its platform as `unpublished`"):
         index.build_index(disk.Lock(Path()), dist, site)
+
+
+def test_a_plugin_that_lacks_something(dist: Path, site: Path) -> None:
+    """A Vulkan wheel of an old shader compiler, with the file name of a good one, stays out; the good one goes in."""
+    made = label.label(wheel(dist, platform="manylinux_2_34_x86_64"), matrix.load()["vulkan"], dist)
+    files = archive.contents(made)
+    archive.write(made, files | {matrix.DESCRIPTION: b'{"lacks": ["coopmat"]}'}, 1_700_000_000)
+    with pytest.raises(WheelError, match="has a plugin that lacks coopmat") as caught:
+        index.build_index(disk.Lock(Path()), dist, site)
+    assert "without --toolkit" in caught.value.remedy
+    archive.write(made, files | {matrix.DESCRIPTION: b'{"lacks": []}'}, 1_700_000_000)
+    assert made.name in {file.name for file in index.build_index(disk.Lock(Path()), dist, site)}

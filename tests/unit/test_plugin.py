@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,31 +99,81 @@ def _compiler(folder: Path, version: str = "12.2.0") -> Path:
 def test_missing_toolkit(system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One error with every part, what was found of it, and the command that brings the rest."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    kit = vulkan.find(_request("vulkan", system, tmp_path))
+    monkeypatch.delenv("VULKAN_SDK", raising=False)
+    kit = vulkan.find(_request("vulkan", system, tmp_path, "machine"))
     assert {piece.what for piece in kit.missing} >= {"glslc", "Vulkan headers", "SPIR-V headers"}
     with pytest.raises(errors.ToolchainError) as caught:
         toolkit.require(kit)
-    assert "glslc: wanted any; newer ones give faster shaders, found nothing" in caught.value.what
+    assert (
+        f"glslc: wanted any; newer ones give faster shaders, found nothing in {os.path.dirname(sys.executable)}"
+        in caught.value.what
+    )
+    assert "Leave out --toolkit" in caught.value.remedy
     assert "apt-get install glslc" in caught.value.remedy
 
 
-def test_shader_features(system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A glslc that refuses one extension: the others are told, by the names of upstream's own tests."""
-    glslc = tmp_path / "bin" / "glslc"
-    glslc.parent.mkdir()
+def _sdk(folder: Path, refused: str, release: int, *macros: str) -> Path:
+    """A Vulkan SDK whose glslc refuses the extension in the tests named `refused`, and whose headers have these `macros`."""
+    for name in ("bin", "include/vulkan", "include/spirv/unified1", "lib"):
+        (folder / name).mkdir(parents=True)
+    glslc = folder / "bin" / "glslc"
     glslc.write_text(
-        '#!/bin/sh\ncase "$*" in\n--version) echo "shaderc v2023.2 2023.2-1";;\n'
-        '*coopmat*) echo "error: extension not supported: GL_KHR_cooperative_matrix" >&2; exit 1;;\nesac\n'
+        '#!/bin/sh\ncase "$*" in\n--version) echo "shaderc v2023.2 v2023.2-dirty"; echo "spirv-tools v2023.1";;\n'
+        f'*{refused}.comp) echo "error: extension not supported: GL_X" >&2; exit 1;;\nesac\n'
     )
     glslc.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{glslc.parent}{os.pathsep}{os.environ['PATH']}")
-    tests = tmp_path / "vendor/llama.cpp/ggml/src/ggml-vulkan/vulkan-shaders/feature-tests"
+    lines = [f"VK_HEADER_VERSION {release}", "VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION(0, 1, 3, VK_HEADER_VERSION)"]
+    core = folder / "include" / "vulkan" / "vulkan_core.h"
+    core.write_text("".join(f"#define {line}\n" for line in [*lines, *(f"{name} 1" for name in macros)]))
+    (folder / "include" / "spirv" / "unified1" / "spirv.h").write_text("#define SPV_REVISION 4\n")
+    (folder / "lib" / "libvulkan.so").touch()
+    return folder
+
+
+def _feature_tests(tree: Path, *names: str) -> Path:
+    tests = tree / "vendor/llama.cpp/ggml/src/ggml-vulkan/vulkan-shaders/feature-tests"
     tests.mkdir(parents=True)
-    for name in ("coopmat", "integer_dot"):
+    for name in names:
         (tests / f"{name}.comp").touch()
-    kit = vulkan.find(_request("vulkan", system, tmp_path))
-    assert kit.facts == {"glslc": "v2023.2", "shader_features": ["integer_dot"]}
-    assert str(glslc) in str(kit.pieces[0].found)
+    return tree
+
+
+def test_shader_features(system: toolchain.Toolchain, tmp_path: Path) -> None:
+    """A glslc that refuses one extension: the others are told, by the names of upstream's own tests, and this one is lacking."""
+    tree = _feature_tests(tmp_path / "tree", "coopmat", "integer_dot")
+    sdk = _sdk(tmp_path / "sdk", "coopmat", 239)
+    kit = toolkit.require(vulkan.find(_request("vulkan", system, tree, str(sdk))))
+    assert kit.facts == {"glslc": "shaderc v2023.2", "vulkan_headers": "1.3.239", "shader_features": ["integer_dot"]}
+    assert kit.lacks == ("coopmat",)
+    assert f"-DVulkan_GLSLC_EXECUTABLE={sdk}/bin/glslc" in kit.cmake
+    assert f"-DVulkan_INCLUDE_DIR={sdk}/include" in kit.cmake
+
+
+def test_new_compiler_with_old_headers(system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ggml asks glslc alone what it can do: such a plugin computes gibberish on real GPUs. Newer headers or an older glslc are
+    taken."""
+    tree = _feature_tests(tmp_path / "tree", "bfloat16", "coopmat", "integer_dot")
+    monkeypatch.setenv("VULKAN_SDK", str(_sdk(tmp_path / "mixed", "nothing", 239, "VK_KHR_cooperative_matrix")))
+    with pytest.raises(errors.ToolchainError) as caught:
+        toolkit.require(vulkan.find(_request("vulkan", system, tree, "machine")))
+    assert "found 1.3.239, older than glslc: without VK_KHR_shader_bfloat16" in caught.value.what
+    assert "both old, or both new" in caught.value.remedy
+    new = _sdk(tmp_path / "new", "nothing", 312, "VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16")
+    assert toolkit.require(vulkan.find(_request("vulkan", system, tree, str(new)))).lacks == ()
+    old = _sdk(tmp_path / "old", "bfloat16", 255, "VK_KHR_cooperative_matrix")
+    assert toolkit.require(vulkan.find(_request("vulkan", system, tree, str(old)))).lacks == ("bfloat16",)
+
+
+def test_vulkan_of_the_index_is_told_before_it_is_made(
+    system: toolchain.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without anything of the system's. Nothing is fetched for the telling."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("LLAMA_CPP_VARIANTS_CACHE", str(tmp_path / "cache"))
+    kit = toolkit.require(vulkan.find(_request("vulkan", system, tmp_path)))
+    assert "glslang of ncnn" in str(kit.pieces[0].found)
+    assert "to be compiled once" in str(kit.pieces[0].found)
+    assert not (tmp_path / "cache").exists()
 
 
 # -- CUDA -----------------------------------------------------------------------------------------------------------------------

@@ -217,6 +217,30 @@ def test_nothing_of_a_release_runs_before_its_hash_is_known(
     assert marker.exists(), "the test's backend does run when pip asks for metadata"
 
 
+def test_nothing_of_another_project_runs(vendor_dir: Path, tmp_path: Path) -> None:
+    """An sdist that is wanted for its files alone: setuptools would run its setup.py for the metadata. Then it is used offline."""
+    marker, top = tmp_path / "ran", "other-1.0"
+    members = {
+        "PKG-INFO": b"Metadata-Version: 2.1\nName: other\nVersion: 1.0\n",
+        "pyproject.toml": b'[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n',
+        "setup.py": f"open({str(marker)!r}, 'a').close()\n".encode(),
+        "src/a.cpp": b"int a;\n",
+    }
+    path = archive(tmp_path / "index" / f"{top}.tar.gz", [(f"{top}/{name}", content) for name, content in members.items()])
+    pin = source.Pin("other", "1.0", sha256(path))
+    with pytest.raises(SourceError, match="pinned is 000000"):
+        source.fetch(source.Pin("other", "1.0", "0" * 64), vendor_dir)
+    fetched = source.fetch(pin, vendor_dir)
+    assert sha256(fetched) == pin.sha256
+    assert not marker.exists()
+    path.unlink()
+    assert source.fetch(pin, vendor_dir) == fetched
+    fetched.unlink()
+    with pytest.raises(SourceError, match=r"other-1\.0\.tar\.gz could not be fetched") as caught:
+        source.fetch(pin, vendor_dir)
+    assert f"put the file\ninto {vendor_dir} by hand" in caught.value.remedy
+
+
 def test_move_to_what_is_not_there(vendor_dir: Path) -> None:
     before = (vendor_dir / "upstream.toml").read_text(encoding="utf-8")
     with pytest.raises(SourceError) as caught:

@@ -93,6 +93,20 @@ def test_good_wheel(tmp_path: Path, files: Files) -> None:
     verify.require(path, upstream=None)
 
 
+def test_what_a_plugin_lacks(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
+    """A wheel without what a better toolkit would have put in may be used, and not be published."""
+    description = {"name": "x", "core": "0123abcd", "lacks": ["coopmat", "bfloat16"]}
+    more = {"llama_cpp/lib/libggml-x.so": library("libggml-x.so"), matrix.DESCRIPTION: json.dumps(description).encode()}
+    path = wheel(tmp_path, files | more)
+    (found,) = verify.verify(path, upstream=None)
+    assert "the plugin lacks coopmat, bfloat16, which a published wheel must have" in str(found)
+    assert verify.verify(path, upstream=None, publishing=False) == []
+    verify.require(path, upstream=None)
+    whole = json.dumps(description | {"lacks": []}).encode()
+    assert verify.verify(wheel(tmp_path, files | more | {matrix.DESCRIPTION: whole}), upstream=None) == []
+    assert verify.lacks(b"{") == []
+
+
 def test_library_findings(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
     lib = "llama_cpp/lib/libggml-cpu-x64.so"
     for options, expected in (

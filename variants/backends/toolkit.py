@@ -47,7 +47,8 @@ class Piece(msgspec.Struct, frozen=True):
 
 class Toolkit(msgspec.Struct, frozen=True):
     """All pieces of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
-    toolkit's folder, where it is one, and the `identity` of the compiler in it, by which compiler caches know it."""
+    toolkit's folder, where it is one, the `identity` of the compiler in it, by which compiler caches know it, and what a published
+    wheel must have and one that is built with it `lacks`."""
 
     plugin: str
     pieces: tuple[Piece, ...]
@@ -56,6 +57,7 @@ class Toolkit(msgspec.Struct, frozen=True):
     facts: dict[str, str | list[str]] = {}
     home: Path | None = None
     identity: str = ""
+    lacks: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[Piece]:
@@ -123,14 +125,14 @@ def library(name: str) -> str | None:
 
 
 #: Where a system keeps headers that no compiler of its own is asked for.
-_INCLUDE = (Path("/usr/include"), Path("/usr/local/include"))
+INCLUDE = (Path("/usr/include"), Path("/usr/local/include"))
 
 
 def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
     """What `name` is defined as in the system's `header`: by its own preprocessor, or as the text of the file has it, where zig
     compiles. None where there is no such header."""
     if toolchain.kind == "zig":
-        file = next((folder / header for folder in _INCLUDE if (folder / header).is_file()), None)
+        file = next((folder / header for folder in INCLUDE if (folder / header).is_file()), None)
         text = file.read_text(encoding="utf-8", errors="replace") if file else ""
     else:
         command = [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"]

@@ -38,7 +38,7 @@ class Steps:
 def add_toolkit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--toolkit", metavar="WHERE",
-        help="CUDA: `index` (assembled from pinned packages, once), `machine`; and ROCm: a toolkit's folder (see docs/gpu.md)",
+        help="CUDA, Vulkan: `index` (made once from pinned packages), `machine`; and ROCm: a toolkit's folder (see docs/gpu.md)",
     )  # fmt: skip
     parser.add_argument(
         "--arch", action="append", default=[], dest="architectures", metavar="ARCH",

@@ -32,6 +32,7 @@ from ..choice import metadata
 from ..choice.listing import PROJECT, Listing, parse
 from ..errors import UsageError, WheelError
 from ..steps import label as labels
+from ..steps import verify
 from ..steps.assemble import CORE
 from ..terminal import disk
 from ..wheel import archive, records
@@ -274,7 +275,8 @@ def _file(path: Path, known: File | None) -> File:
 
 def _refuse_unpublished(path: Path, label: str | None) -> None:
     """A wheel that is made for tests alone: by its label, or a plain one of our core without the plugin that the plain wheel of its
-    platform has (Metal); or one for the system that built it alone (``linux_x86_64``: no installer asks which glibc it wants).
+    platform has (Metal); one for the system that built it alone (``linux_x86_64``: no installer asks which glibc it wants); or one
+    whose plugin lacks something.
 
     Raises:
         WheelError: this is one.
@@ -288,6 +290,10 @@ def _refuse_unpublished(path: Path, label: str | None) -> None:
     labelled = matrix.labelled(label) if label else None
     if labelled and {platform.name for platform in known} & set(labelled.table.unpublished):
         raise WheelError(f"{path} was built for tests: {labelled.file} has its platform as `unpublished`.", "Remove it.")
+    with archive.open_wheel(path) as opened:
+        description = opened.read(matrix.DESCRIPTION) if matrix.DESCRIPTION in opened.namelist() else None
+    if lacks := verify.lacks(description):
+        raise WheelError(f"{path} has a plugin that lacks {', '.join(lacks)}.", f"{verify.WHOLE} Take it out of the folder.")
     for platform in known if label is None else ():
         variant = matrix.labelled(None, platform.name)
         plugin = variant.table.plugin if variant else None

@@ -247,8 +247,8 @@ def compile_plugin(variant: Variant, kit: toolkit.Toolkit, part: Path, work: Wor
         made = plugin.build(
             kit, part, work.upstream, work.tools, runtime=variant.table.runtime, jobs=work.jobs, log=place.log, build_dir=place.own
         )
-        if kit.facts.get("shader_features") == []:
-            console.print("      this glslc has no newer shader feature: correct, but slow on real GPUs (docs/status.md)")
+        if kit.lacks:
+            console.print(f"      without {', '.join(kit.lacks)}: correct, but slower on newer GPUs; `index` refuses such a wheel")
     return made
 
 

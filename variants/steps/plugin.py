@@ -119,5 +119,6 @@ def build(
         "folders": needs.folders,
         "requires": runtime.requires,
         "toolkit": kit.facts,
+        "lacks": kit.lacks,
     }
     return Plugin(kit.plugin, files[0], (json.dumps(facts, indent=2) + "\n").encode())

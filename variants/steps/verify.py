@@ -105,8 +105,9 @@ class Wheel(msgspec.Struct, frozen=True, dict=True):
         return BytesParser().parsebytes(self.files.get(f"{self.info}/{name}", b""))
 
 
-def verify(path: Path, upstream: Upstream | None) -> list[Finding]:
-    """Everything that is wrong with the wheel at `path`; an empty list for one that may be published.
+def verify(path: Path, upstream: Upstream | None, publishing: bool = True) -> list[Finding]:
+    """Everything that is wrong with the wheel at `path`; an empty list for one that may be published (without `publishing`: for one
+    that may be used).
 
     With `upstream` of the same version, also that none of its files is missing.
 
@@ -114,7 +115,7 @@ def verify(path: Path, upstream: Upstream | None) -> list[Finding]:
         WheelError: it cannot be read as a wheel at all.
     """
     wheel = read(path)
-    findings = [finding for check in CHECKS for finding in check(wheel)]
+    findings = [finding for check in (*CHECKS, *([whole] if publishing else [])) for finding in check(wheel)]
     return findings + (list(missing_files(wheel, upstream)) if upstream else [])
 
 
@@ -350,6 +351,29 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
         yield Finding(other, "is neither of the core nor one of its plugins", "Find out who put it there; CMakeLists.txt did not.")
 
 
+def whole(wheel: Wheel) -> Iterator[Finding]:
+    """The plugin has everything that its toolkit should have put in: a wheel without it is correct, and slower than others."""
+    if lacking := lacks(wheel.files.get(DESCRIPTION)):
+        yield Finding(DESCRIPTION, f"the plugin lacks {', '.join(lacking)}, which a published wheel must have", WHOLE)
+
+
+#: What helps against a plugin that :func:`lacks` something.
+WHOLE = "Build it again without --toolkit; this one may be used."
+
+
+def lacks(description: bytes | None) -> list[str]:
+    """What a plugin lacks that a published wheel must have, by its plugin.json."""
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(description, type=_Described).lacks if description is not None else []
+    return []  # `promised_plugins` tells that it is damaged
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """Of plugin.json, what a published wheel depends on."""
+
+    lacks: list[str] = []
+
+
 def _libraries(plugins: Iterable[str], fingerprint: str, platform: Platform) -> list[str]:
     """The names in a wheel of the core's libraries, of those that upstream's bindings open, and of these plugins."""
     core = (f"{name}-{fingerprint}" for name in assemble.known_core().libraries)
@@ -457,12 +481,12 @@ def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
 
 
 def require(path: Path, upstream: Upstream | None) -> None:
-    """Verify, and let a wheel with findings go no further.
+    """Verify, and let a wheel that should not be used go no further.
 
     Raises:
         WheelError: with every finding, one a line.
     """
-    if findings := verify(path, upstream):
+    if findings := verify(path, upstream, publishing=False):
         lines = "\n".join(f"  {finding}" for finding in findings)
         raise WheelError(f"{path.name} does not pass verification:\n{lines}", "Nothing was put into dist/.")
 

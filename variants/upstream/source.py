@@ -84,7 +84,7 @@ def read_pin(file: Path = PIN) -> Pin:
         if not re.fullmatch("[A-Za-z0-9._-]+", pin.name):
             raise ValueError("`name` is no distribution name")
     except (OSError, msgspec.DecodeError, ValueError) as error:
-        raise SourceError(f"{file}: {error}.", "Restore it: `git checkout -- vendor/upstream.toml`.") from error
+        raise SourceError(f"{file}: {error}.", f"Restore it: `git checkout -- {os.path.relpath(file, ROOT)}`.") from error
     return pin
 
 
@@ -251,13 +251,22 @@ def _move(pin: Pin, version: str, pin_file: Path) -> Pin:
     return moved
 
 
-def _archive(pin: Pin, vendor_dir: Path) -> Path:
+def fetch(pin: Pin, folder: Path) -> Path:
+    """Another project's pinned sdist, in `folder`: fetched by pip, or put there by hand. Nothing in it is run.
+
+    Raises:
+        SourceError: no network, no such release, or another hash than the pinned one.
+    """
+    return _archive(pin, folder, stand_in=True)
+
+
+def _archive(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
     """The pinned sdist, downloaded unless a file of the right hash already lies in `vendor_dir` (offline, air-gapped use)."""
     archive = vendor_dir / pin.archive
     if archive.is_file() and (found := sha256(archive)) != pin.sha256:
         console.print(f"{archive.name} has sha256 {found}, not the pinned one: fetching it anew")
         archive.unlink()
-    return archive if archive.is_file() else _download(pin, vendor_dir)
+    return archive if archive.is_file() else _download(pin, vendor_dir, stand_in)
 
 
 #: No file has it: pip fetches one, says what its hash is, and does nothing more with it.
@@ -288,24 +297,47 @@ class _WrongHashError(SourceError):
         self.found = found
 
 
-def _download(pin: Pin, vendor_dir: Path) -> Path:
-    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials."""
+#: pip wants a build backend's word on an sdist's metadata, even to download it. This one says what the sdist says of itself.
+_STAND_IN = '''"""Stands in for setuptools while pip downloads: copies PKG-INFO, and runs nothing of the sdist."""
+import pathlib, shutil
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    folder = pathlib.Path(metadata_directory, "sdist.dist-info")
+    folder.mkdir()
+    shutil.copyfile("PKG-INFO", folder / "METADATA")
+    return folder.name
+'''
+
+
+def _download(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
+    """Fetch the sdist with pip, which knows the user's index, mirror, proxy, certificates and credentials.
+
+    `stand_in`: do not run its build backend, which is setuptools.
+    """
     if not shutil.which("pip", path=process.environment()["PATH"]):
-        raise SourceError("This environment has no pip, which fetches upstream's source.", "Run it through nox: `nox -s vendor`.")
+        raise SourceError(f"This environment has no pip, which fetches {pin.archive}.", "Run it through nox: `nox -s vendor`.")
     with tempfile.TemporaryDirectory(dir=vendor_dir, prefix=".download.", suffix=".tmp") as scratch:
         requirement = Path(scratch) / "requirements.txt"
         requirement.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
         log = Path(scratch) / "pip.log"
         # The hash is checked before the archive's own metadata hook is run; no build isolation, since the hook's backend
-        # (scikit-build-core) is here already.
+        # (scikit-build-core, or ours in its place) is here already.
         arguments: list[str | Path] = [
             sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", pin.name, "--no-build-isolation",
             "--dest", scratch, "--requirement", requirement,
         ]  # fmt: skip
+        env = _pip_environment()
+        if stand_in:
+            backend = Path(scratch) / "stand-in" / "setuptools" / "build_meta.py"
+            backend.parent.mkdir(parents=True)
+            backend.with_name("__init__.py").touch()  # without one, a real setuptools would be preferred
+            backend.write_text(_STAND_IN, encoding="utf-8")
+            env["PYTHONPATH"] = str(backend.parent.parent)
         try:
-            process.command(arguments, log=log, env=_pip_environment())
+            process.command(arguments, log=log, env=env)
         except CommandError as error:
-            raise _download_failure(pin, log.read_text(encoding="utf-8", errors="replace")) from error
+            raise _download_failure(pin, vendor_dir, log.read_text(encoding="utf-8", errors="replace")) from error
         found = Path(scratch) / pin.archive
         if not found.is_file():
             names = ", ".join(sorted(p.name for p in Path(scratch).iterdir()))
@@ -333,7 +365,7 @@ def _pip_environment() -> dict[str, str]:
     return env
 
 
-def _download_failure(pin: Pin, log: str) -> SourceError:
+def _download_failure(pin: Pin, folder: Path, log: str) -> SourceError:
     """What happened and what helps, from pip's output."""
     if "DO NOT MATCH THE HASHES" in log and (found := re.search(r"Got\s+([0-9a-f]{64})", log)):
         return _WrongHashError(pin, found[1])
@@ -346,7 +378,7 @@ def _download_failure(pin: Pin, log: str) -> SourceError:
         newest = ", ".join(versions[1].split(", ")[-5:])
         return SourceError(f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}.")
     last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
-    by_hand = "" if pin.sha256 == _NO_HASH else f", or put the file\ninto vendor/ by hand (sha256 {pin.sha256})"
+    by_hand = "" if pin.sha256 == _NO_HASH else f", or put the file\ninto {folder} by hand (sha256 {pin.sha256})"
     return SourceError(
         f"{pin.archive} could not be fetched. pip said:\n{last}",
         f"Check the network and pip's index settings (`pip config list`){by_hand}.",

@@ -1,66 +1,179 @@
-"""The toolkit of ggml's Vulkan plugin: a shader compiler, headers, and the loader to link with."""
+"""The toolkit of ggml's Vulkan plugin: a shader compiler, headers as new as it, and the loader to link with."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from ...compilers import packages
+from ...errors import ToolchainError
 from ...terminal import process
 from ..backend import Backend
-from ..toolkit import Piece, Request, Toolkit, library, macro
-from . import loader
+from ..toolkit import INCLUDE, Piece, Request, Toolkit, library, macro
+from . import compiler, headers
 
-#: Headers of ours that go first on the include path: what an older package of the system lacks.
+#: Headers of ours that go first on the include path: what older packages lack.
 _SHIMS = Path(__file__).parent / "include"
+_CORE = "vulkan/vulkan_core.h"
+#: What ggml's code wants of the headers for a shader feature. A compiler that has the feature, with headers that do not, makes a
+#: plugin that computes gibberish on GPUs with it (llama.cpp issue 13044).
+_DEFINED_AS = {
+    "coopmat": "VK_KHR_cooperative_matrix",
+    "coopmat2": "VK_NV_cooperative_matrix2",
+    "bfloat16": "VK_KHR_shader_bfloat16",
+}
 
 
 def find(request: Request) -> Toolkit:
-    """glslc compiles the shaders; headers and loader as the system's packages have them."""
-    glslc = shutil.which("glslc", path=process.environment()["PATH"])
-    version = re.search(r"shaderc\s+(\S+)", process.output([glslc, "--version"])) if glslc else None
-    headers = macro(request.toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION_COMPLETE")
-    spirv = macro(request.toolchain, "spirv/unified1/spirv.h", "SPV_REVISION")
-    features = _shader_features(glslc, request.tree) if glslc else []
-    number = re.search(r"VK_MAKE_API_VERSION\(\s*\d+,\s*(\d+),\s*(\d+),\s*VK_HEADER_VERSION\)", headers or "")
-    release = macro(request.toolchain, "vulkan/vulkan_core.h", "VK_HEADER_VERSION")
+    """From the package index, unless the user wants this machine's or names the folder of a Vulkan SDK."""
+    if request.source in (None, "index"):
+        return _from_index(request)
+    named = os.environ.get("VULKAN_SDK") if request.source == "machine" else request.source
+    return _from_machine(request, Path(named).absolute() if named else None)
+
+
+# -- the package index ------------------------------------------------------------------------------------------------------
+
+
+def _from_index(request: Request) -> Toolkit:
+    """Headers of pinned packages, glslc compiled of a pinned source package, and a stub of the loader."""
+    include = headers.find(request.fetch, request.log)
+    glslc = compiler.find(request.toolchain, request.fetch, request.log)
+    if not (include.there and glslc.there):
+        return Toolkit(
+            "vulkan",
+            (
+                Piece("glslc", "all shader features", f"{glslc.made_of}{'' if glslc.there else ', to be compiled once'}"),
+                Piece("Vulkan headers", "as new as glslc", "there" if include.there else "to be fetched once (75 MB)"),
+            ),
+            "",
+        )
+    loader = _loader(request, include.folder)
+    features = compiler.features(glslc.path, request.tree)
+    spirv = _defined(request, include.folder, "spirv/unified1/spirv.h", "SPV_REVISION")
+    pieces = (
+        Piece("glslc", "all shader features", f"{compiler.version(glslc.path)}, {glslc.made_of} ({glslc.path})"),
+        _headers(request, features, include.version, include.folder),
+        Piece("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
+        Piece("libvulkan.so", "a stub to link with", str(loader)),
+    )
+    return _kit(
+        request,
+        pieces,
+        "Take a newer toolkit of this machine: `--toolkit machine`, or the folder of a Vulkan SDK.",
+        glslc.path,
+        features,
+        include.version,
+        (f"-DVulkan_INCLUDE_DIR={include.folder}", f"-DSPIRV-Headers_DIR={include.spirv}", f"-DVulkan_LIBRARY={loader}"),
+    )
+
+
+def _loader(request: Request, include: Path) -> Path:
+    """A libvulkan.so with the functions that the headers declare, for the plugin's platform, to link with and never to ship; made
+    if that may be done.
+
+    Raises:
+        ToolchainError: the compiler cannot make it.
+    """
+    text = (include / _CORE).read_text(encoding="utf-8", errors="replace")
+    names = sorted(set(re.findall(r"\bVKAPI_CALL (vk\w+)\(", text)))
+    digest = hashlib.sha256(f"{request.toolchain.name} {names}".encode()).hexdigest()
+    folder = packages.cache() / f"libvulkan-{digest[:8]}"
+
+    def fill(part: Path) -> None:
+        source, target = part / "libvulkan.c", part / "libvulkan.so"
+        source.write_text("".join(f"int {name}(void) {{ return -3; }} /* VK_ERROR_INITIALIZATION_FAILED */\n" for name in names))
+        flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libvulkan.so.1"]
+        said = process.output([request.toolchain.cxx, "-x", "c", *flags, source, "-o", target])
+        if not names or not target.exists():
+            raise ToolchainError(f"No stub of libvulkan could be made in {part}: {said[-500:]}", "Is the compiler whole?")
+
+    if request.fetch:
+        packages.make(folder, fill)
+    return folder / "libvulkan.so"
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------------
+
+
+def _from_machine(request: Request, sdk: Path | None) -> Toolkit:
+    """glslc, headers and loader of a Vulkan SDK, or as the system's packages have them."""
+    path = str(sdk / "bin") if sdk else process.environment()["PATH"]
+    glslc = shutil.which("glslc", path=path)
+    include = sdk / "include" if sdk else None
+    version = compiler.version(Path(glslc)) if glslc else "unknown"
+    features = compiler.features(Path(glslc), request.tree) if glslc else []
+    system = next(map(str, sorted(sdk.glob("lib*/libvulkan.so"))), None) if sdk else library("libvulkan.so")
+    spirv = _defined(request, include, "spirv/unified1/spirv.h", "SPV_REVISION")
+    release = _release(request, include)
     pieces: tuple[Piece, ...] = (
-        Piece("glslc", "any; newer ones give faster shaders", f"{version[1] if version else '?'} ({glslc})" if glslc else None),
-        Piece("Vulkan headers", "1.3 or newer", f"{number[1]}.{number[2]}.{release}" if number else None),
+        Piece("glslc", "any; newer ones give faster shaders", f"{version} ({glslc})" if glslc else None, f"nothing in {path}"),
+        _headers(request, features, release, include),
         Piece("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
     )
-    if request.toolchain.kind == "system":
-        pieces += (Piece("libvulkan.so", "any; it is linked, never shipped", library("libvulkan.so")),)
+    own = include or next((folder for folder in INCLUDE if (folder / _CORE).is_file()), None)
+    stub = _loader(request, own) if own and request.toolchain.kind == "zig" else None
+    loader = str(stub) if stub else system
+    pieces += (Piece("libvulkan.so", "any; it is linked, never shipped", loader),)
+    remedy = (
+        "Leave out --toolkit: all of it then comes from the package index. Or install them (Debian, Ubuntu:\n"
+        "`apt-get install glslc libvulkan-dev spirv-headers`; Fedora: `dnf install glslc vulkan-loader-devel vulkan-headers\n"
+        "spirv-headers-devel`). glslc and Vulkan headers go together: both old, or both new."
+    )
+    found: tuple[str, ...] = ()
+    if sdk:
+        found = (f"-DVulkan_INCLUDE_DIR={include}", f"-DVulkan_LIBRARY={loader}", f"-DCMAKE_PREFIX_PATH={sdk}")
+    elif own and stub:  # zig knows nothing of the system's; its own headers stay before those there, which are of another libc
+        found = (f"-DVulkan_INCLUDE_DIR={_SHIMS}", f"-DVulkan_LIBRARY={stub}", f"-DCMAKE_CXX_FLAGS=-idirafter {own}")
+    return _kit(request, pieces, remedy, Path(glslc or "glslc"), features, release or "unknown", found)
+
+
+def _release(request: Request, include: Path | None) -> str | None:
+    """The headers' version, as in ``1.3.239``; None where there are none."""
+    complete = _defined(request, include, _CORE, "VK_HEADER_VERSION_COMPLETE")
+    number = re.search(r"VK_MAKE_API_VERSION\(\s*\d+,\s*(\d+),\s*(\d+),\s*VK_HEADER_VERSION\)", complete or "")
+    return f"{number[1]}.{number[2]}.{_defined(request, include, _CORE, 'VK_HEADER_VERSION')}" if number else None
+
+
+# -- either -----------------------------------------------------------------------------------------------------------------
+
+
+def _defined(request: Request, include: Path | None, header: str, name: str) -> str | None:
+    """What `name` is defined as in a header of this folder (None: where the compiler finds it)."""
+    if include is None:
+        return macro(request.toolchain, header, name)
+    text = (include / header).read_text(encoding="utf-8", errors="replace") if (include / header).is_file() else ""
+    found = re.search(rf"^#define {name} (.+)$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _headers(request: Request, features: Sequence[str], release: str | None, include: Path | None) -> Piece:
+    """Vulkan's headers, checked against what glslc can do: ggml takes its word for theirs."""
+    wanted = "1.3 or newer, and as new as glslc"
+    if release is None:
+        return Piece("Vulkan headers", wanted, None)
+    names = [_DEFINED_AS[feature] for feature in features if feature in _DEFINED_AS]
+    lacking = [name for name in names if _defined(request, include, _CORE, name) is None]
+    seen = f"{release}, older than glslc: without {', '.join(lacking)}"
+    return Piece("Vulkan headers", wanted, None if lacking else release, seen)
+
+
+def _kit(
+    request: Request, pieces: tuple[Piece, ...], remedy: str, glslc: Path, features: list[str], release: str,
+    cmake: tuple[str, ...],
+) -> Toolkit:  # fmt: skip
     return Toolkit(
         "vulkan",
         pieces,
-        "Install them (Debian, Ubuntu: `apt-get install glslc libvulkan-dev spirv-headers`;\n"
-        "Fedora: `dnf install glslc vulkan-loader-devel vulkan-headers spirv-headers-devel`).",
-        (f"-DVulkan_GLSLC_EXECUTABLE={glslc}", f"-DLLAMA_CPP_PLUGIN_INCLUDE={_SHIMS}", *_by_zig(request)),
-        {"glslc": version[1] if version else "unknown", "shader_features": features},
+        remedy,
+        (f"-DVulkan_GLSLC_EXECUTABLE={glslc}", f"-DLLAMA_CPP_PLUGIN_INCLUDE={_SHIMS}", *cmake),
+        {"glslc": compiler.version(glslc), "vulkan_headers": release, "shader_features": features},
+        lacks=tuple(test.stem for test in compiler.tests(request.tree) if test.stem not in features),
     )
-
-
-def _by_zig(request: Request) -> tuple[str, ...]:
-    """zig knows neither the system's headers nor its loader. Its own headers stay before the system's, which are other versions."""
-    if request.toolchain.kind != "zig":
-        return ()
-    stub = loader.stub(request.toolchain) if request.fetch else "libvulkan.so"
-    return f"-DVulkan_LIBRARY={stub}", f"-DVulkan_INCLUDE_DIR={_SHIMS}", "-DCMAKE_CXX_FLAGS=-idirafter /usr/include"
-
-
-def _shader_features(glslc: str, upstream: Path) -> list[str]:
-    """What this glslc can compile, by the names of upstream's own feature tests (``coopmat``, ``integer_dot``, …)."""
-    folder = upstream / "vendor" / "llama.cpp" / "ggml" / "src" / "ggml-vulkan" / "vulkan-shaders" / "feature-tests"
-    found = []
-    for test in sorted(folder.glob("*.comp")):
-        done = subprocess.run(
-            [glslc, "-o", "-", "-fshader-stage=compute", "--target-env=vulkan1.3", str(test)], capture_output=True, check=False
-        )
-        if b"extension not supported" not in done.stderr:
-            found.append(test.stem)
-    return found
 
 
 BACKEND = Backend("vulkan", find, platforms=("linux_x86_64", "linux_aarch64"))
