@@ -356,3 +356,85 @@ def test_in_a_child_and_in_threads(plugged: World) -> None:
         """,
     )
     assert found == [[4, True, True], [4, True, True]]
+
+
+def compiled(zig: toolchain.Toolchain, world: World, folder: Path, header: str | None, *sources: Path) -> Path:
+    """The plugin by zig from other sources: without the boundary, or with another boundary.h."""
+    (folder / "include").mkdir(parents=True)
+    renamed = RENAMED if header else ()
+    if header:
+        (folder / "include" / "boundary.h").write_text(header)
+        sources = (shutil.copy(BOUNDARY / "boundary.cpp", folder), *sources)
+    plugin = folder / "libggml-fake.so"
+    linked = [word for word in linking(folder) if "version-script" not in str(word)]
+    run(zig.cxx, "-std=c++17", "-O1", "-fPIC", *DEFINED, *renamed, "-I", folder / "include", *INCLUDED, *sources, world.base, *linked,
+        "-o", plugin)  # fmt: skip
+    return plugin
+
+
+STATE = """
+import warnings
+warnings.simplefilter("ignore")
+text = compute(load())
+(plugin,) = state.gpu or [state.out_of_tree]
+print(json.dumps([plugin.state, plugin.reason, text == compute(load(n_gpu_layers=0))]))
+"""
+
+
+def test_another_boundary(world: World, zig: toolchain.Toolchain, tmp_path: Path) -> None:
+    """A plugin with another boundary, or with none, is refused before anything of it runs; one that the user names may be without."""
+    target = world.lib / "libggml-fake.so"
+    header = (BOUNDARY / "boundary.h").read_text(encoding="utf-8")
+    newer = compiled(zig, world, tmp_path / "newer", header.replace("BOUNDARY 1", "BOUNDARY 2"), HERE / "fake.cpp")
+    none = compiled(zig, world, tmp_path / "none", None, HERE / "fake.cpp")
+    try:
+        shutil.copyfile(newer, target)
+        state, reason, same = script(world, 'order("init", ABORT)' + STATE)
+        assert (state, same) == ("failed", True)
+        assert "the plugin is built for boundary 2, this core has 1" in reason
+        shutil.copyfile(none, target)
+        state, reason, same = script(world, 'order("init", ABORT)' + STATE)
+        assert (state, same) == ("failed", True)
+        assert "the plugin has no boundary" in reason
+    finally:
+        target.unlink()
+    named = f"os.environ['GGML_BACKEND_PATH'] = {str(none)!r}"
+    assert script(world, named + STATE) == ["loaded", "", True]
+
+
+def test_a_core_without_hooks(plugged: World) -> None:
+    """Loaded by ggml alone, the plugin's failures are told on stderr, and the caller gets what means failure."""
+    found = script(
+        plugged,
+        """
+        state.gpu_asked = True
+        state.ggml.ggml_backend_load(os.fsencode(str(state.gpu[0].path)))
+        model = load()
+        compute(model)
+        order("backend.graph_compute", ABORT)
+        try:
+            compute(model)
+            print(json.dumps("fine"))
+        except RuntimeError as error:
+            print(json.dumps(str(error)))
+        """,
+    )
+    assert found == "llama_decode returned -3"
+
+
+@pytest.mark.parametrize("name", ["linux_aarch64", "musllinux_x86_64", "win_amd64", "win_arm64", "macosx_arm64"])
+def test_one_source_for_every_platform(name: str, tmp_path: Path) -> None:
+    """It compiles for ELF, PE and Mach-O. (Run on Linux x86-64 alone.)"""
+    other = toolchain.find("zig", pipeline.BUILD / "toolchains", platforms.get(name))
+    run(
+        other.cxx,
+        "-std=c++17",
+        "-O1",
+        "-c",
+        *DEFINED,
+        *RENAMED,
+        *INCLUDED,
+        BOUNDARY / "boundary.cpp",
+        "-o",
+        tmp_path / "boundary.o",
+    )

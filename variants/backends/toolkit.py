@@ -47,8 +47,8 @@ class Piece(msgspec.Struct, frozen=True):
 
 class Toolkit(msgspec.Struct, frozen=True):
     """All pieces of a plugin's toolkit, the CMake arguments that make use of them, `facts` for the wheel's report (JSON), the
-    toolkit's folder, where it is one, the `identity` of the compiler in it, by which compiler caches know it, and what a published
-    wheel must have and one that is built with it `lacks`."""
+    toolkit's folder, where it is one, the `identity` of the compiler in it, by which compiler caches know it, what a published
+    wheel must have and one that is built with it `lacks`, and the C++ `compiler` of the plugin, where that is not the core's."""
 
     plugin: str
     pieces: tuple[Piece, ...]
@@ -58,6 +58,7 @@ class Toolkit(msgspec.Struct, frozen=True):
     home: Path | None = None
     identity: str = ""
     lacks: tuple[str, ...] = ()
+    compiler: Toolchain | None = None
 
     @property
     def missing(self) -> list[Piece]:

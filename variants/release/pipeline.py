@@ -262,7 +262,8 @@ def finish(
         raw = assemble.assemble(part, place.own / "raw", options.build_number, epoch, made.files() if made else {})
     about = assemble.read_core(raw)
     foreign = variant.table.runtime.on(PLATFORMS[about.platform]).foreign
-    promised = variant.promise(about.tag)
+    # A wheel that is not published may be for systems as new as this one alone.
+    promised = "" if made and about.platform in variant.table.unpublished else variant.promise(about.tag)
     with steps.step("repair", f"{PLATFORMS[about.platform].tool}, for {promised or 'the lowest tag that is true'}"):
         finished = repair.repair(raw, place.own / "repaired", epoch, place.log, foreign, promised)
     if variant.label:

@@ -92,14 +92,15 @@ def build(
         with disk.replacing(library) as part:
             part.write_bytes(content)
     tree, out = build_dir / "cmake", build_dir / "out"
-    defines = [*core.definitions(upstream, toolchain), *kit.cmake]
+    compiler = kit.compiler or toolchain
+    defines = [*core.definitions(upstream, toolchain), *(compiler.cmake if kit.compiler else ()), *kit.cmake]
     defines += [f"-DLLAMA_CPP_PLUGIN={kit.plugin}", f"-DLLAMA_CPP_CORE={library.parent}", "-DCMAKE_BUILD_TYPE=Release"]
     defines += [f"-DLLAMA_CPP_PLUGIN_LIBRARIES={';'.join(needs.libraries)}"]
-    env = for_compiling(toolchain, SOURCE_DATE_EPOCH=os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)))
-    if toolchain.kind == "zig":  # for programs of the build's own (ggml's generator of shaders), in a CMake of their own
-        env |= {"CC": str(Path(toolchain.cxx).with_name("cc")), "CXX": toolchain.cxx}
-    if kit.identity and toolchain.cache == "ccache":  # a toolkit assembled anew has new dates, and is still the same
-        env["CCACHE_COMPILERCHECK"] = f"string:{toolchain.name} {kit.identity}"
+    env = for_compiling(compiler, SOURCE_DATE_EPOCH=os.environ.get("SOURCE_DATE_EPOCH", str(upstream.epoch)))
+    if compiler.kind == "zig":  # for programs of the build's own (ggml's generator of shaders), in a CMake of their own
+        env |= {"CC": str(Path(compiler.cxx).with_name("cc")), "CXX": compiler.cxx}
+    if kit.identity and compiler.cache == "ccache":  # a toolkit assembled anew has new dates, and is still the same
+        env["CCACHE_COMPILERCHECK"] = f"string:{compiler.name} {kit.identity}"
     remedy = "Correct what the compiler complains of, then run the same command again."
     disk.remove(out)
     process.command(["cmake", "-S", core.RULES.parent, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)

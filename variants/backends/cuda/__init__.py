@@ -197,13 +197,17 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
         return Toolkit("cuda", (Piece("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
     known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
-    host = request.toolchain.name
-    gcc = Path(process.output([request.toolchain.cxx, "-print-libgcc-file-name"]).strip()).parent
+    host = request.system.name if request.system else "nothing"
+    gcc = (
+        Path(process.output([request.system.cxx, "-print-libgcc-file-name"]).strip()).parent if request.system else Path("nothing")
+    )
+    link = linked(request, "CUDA")
     flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
     pieces = (
         Piece("clang", table.nvcc, f"{made} ({wanted.folder})"),
         _architectures(request, table, known, f"ptxas {version}"),
         Piece("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
+        *link.pieces,
     )
     return Toolkit(
         "cuda",
@@ -211,6 +215,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
         "Take a toolkit with a newer nvcc (--toolkit FOLDER), build for your own GPU alone (`--arch native`), or install g++.",
         (
             *_cmake(request, table, home, wanted.folder / "bin" / "clang++"),
+            *_by_host(request, link),
             f"-DCMAKE_CUDA_FLAGS={flags}",
             "-DGGML_ALL_WARNINGS=OFF",
         ),

@@ -18,8 +18,9 @@ def find(request: Request) -> Toolkit:
     version = wanted.versions["openvino"]
     if request.fetch:
         packages.install(wanted, _keep, request.log)
-    opencl = macro(request.toolchain, "CL/cl_version.h", "CL_TARGET_OPENCL_VERSION")
-    clhpp = macro(request.toolchain, "CL/opencl.hpp", "CL_HPP_TARGET_OPENCL_VERSION")
+    host = request.system  # OpenVINO's interface is C++, of gcc's C++ library
+    opencl = macro(host, "CL/cl_version.h", "CL_TARGET_OPENCL_VERSION") if host else None
+    clhpp = macro(host, "CL/opencl.hpp", "CL_HPP_TARGET_OPENCL_VERSION") if host else None
     home = wanted.folder / "openvino"
     return Toolkit(
         "openvino",
@@ -27,11 +28,12 @@ def find(request: Request) -> Toolkit:
             Piece(
                 "OpenVINO", f"{version}, from the package index", f"{version}{'' if wanted.there else ' (to be fetched, 60 MB)'}"
             ),
+            Piece("C++ compiler", "gcc, whose C++ library is OpenVINO's", host.name if host else None),
             Piece("OpenCL headers", "any", opencl),
             Piece("OpenCL C++ header", "any", "there" if clhpp else None),
             Piece("libOpenCL.so", "any; it is linked, never shipped", library("libOpenCL.so")),
         ),
-        "Install them (Debian, Ubuntu: `apt-get install opencl-headers opencl-clhpp-headers ocl-icd-opencl-dev`).",
+        "Install them (Debian, Ubuntu: `apt-get install g++ opencl-headers opencl-clhpp-headers ocl-icd-opencl-dev`).",
         (
             f"-DOpenVINO_DIR={home / 'cmake'}",
             f"-DTBB_DIR={home / 'cmake'}",
@@ -40,6 +42,7 @@ def find(request: Request) -> Toolkit:
         {"openvino": version},
         home,
         f"openvino {version}",
+        compiler=host,
     )
 
 
