@@ -364,11 +364,11 @@ def compiled(zig: toolchain.Toolchain, world: World, folder: Path, header: str |
     renamed = RENAMED if header else ()
     if header:
         (folder / "include" / "boundary.h").write_text(header)
-        sources = (shutil.copy(BOUNDARY / "boundary.cpp", folder), *sources)
+        sources = (Path(shutil.copy(BOUNDARY / "boundary.cpp", folder)), *sources)
     plugin = folder / "libggml-fake.so"
     linked = [word for word in linking(folder) if "version-script" not in str(word)]
-    run(zig.cxx, "-std=c++17", "-O1", "-fPIC", *DEFINED, *renamed, "-I", folder / "include", *INCLUDED, *sources, world.base, *linked,
-        "-o", plugin)  # fmt: skip
+    compiling = (zig.cxx, "-std=c++17", "-O1", "-fPIC", *DEFINED, *renamed, "-I", folder / "include", *INCLUDED)
+    run(*compiling, *sources, world.base, *linked, "-o", plugin)
     return plugin
 
 
@@ -382,7 +382,7 @@ print(json.dumps([plugin.state, plugin.reason, text == compute(load(n_gpu_layers
 
 
 def test_another_boundary(world: World, zig: toolchain.Toolchain, tmp_path: Path) -> None:
-    """A plugin with another boundary, or with none, is refused before anything of it runs; one that the user names may be without."""
+    """A plugin with another boundary, or with none, is refused before anything of it runs. One that the user names may have none."""
     target = world.lib / "libggml-fake.so"
     header = (BOUNDARY / "boundary.h").read_text(encoding="utf-8")
     newer = compiled(zig, world, tmp_path / "newer", header.replace("BOUNDARY 1", "BOUNDARY 2"), HERE / "fake.cpp")
