@@ -382,7 +382,7 @@ print(json.dumps([plugin.state, plugin.reason, text == compute(load(n_gpu_layers
 
 
 def test_another_boundary(world: World, zig: toolchain.Toolchain, tmp_path: Path) -> None:
-    """A plugin with another boundary, or with none, is refused before anything of it runs. One that the user names may have none."""
+    """A plugin with another boundary, or none, is refused before anything of it runs. One that the user names may have none."""
     target = world.lib / "libggml-fake.so"
     header = (BOUNDARY / "boundary.h").read_text(encoding="utf-8")
     newer = compiled(zig, world, tmp_path / "newer", header.replace("BOUNDARY 1", "BOUNDARY 2"), HERE / "fake.cpp")
