@@ -88,21 +88,36 @@ def linking(folder: Path) -> list[object]:
 def fake(request: pytest.FixtureRequest, world: World, zig: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plugin, by one compiler."""
     folder = tmp_path_factory.mktemp("fake")
-    compiler = zig.cxx if request.param == "zig" else shutil.which("clang++" if request.param == "clang" else "g++")
+    compiler = zig.cxx if request.param == "zig" else shutil.which("g++")
     if not compiler:
-        pytest.skip(f"there is no {request.param.split(',')[0]} here")
+        pytest.skip("there is no g++ here, whose C++ library this one is compiled with")
     plugin = folder / "libggml-fake.so"
     sources = (BOUNDARY / "boundary.cpp", HERE / "fake.cpp")
-    compiling = (compiler, "-std=c++17", "-O2", "-fPIC", *DEFINED, *RENAMED, *INCLUDED)
-    if request.param != "gcc, linked by zig":
-        run(*compiling, *sources, world.base, *linking(folder), "-o", plugin)
+    options = ("-std=c++17", "-O2", "-fPIC", *DEFINED, *RENAMED, *INCLUDED)
+    if request.param in ("zig", "gcc"):
+        run(compiler, *options, *sources, world.base, *linking(folder), "-o", plugin)
         return plugin
+    compiling = clang() if request.param == "clang" else (compiler,)
     for file in sources:
-        run(*compiling, "-c", file, "-o", folder / f"{file.stem}.o")
+        run(*compiling, *options, "-c", file, "-o", folder / f"{file.stem}.o")
+    if request.param == "clang":
+        run(compiler, *sorted(folder.glob("*.o")), world.base, *linking(folder), "-o", plugin)
+        return plugin
     run(toolchain.linker(zig, "2.28"), "-c", "-O2", "-fPIC", BOUNDARY / "glibc.c", "-o", folder / "glibc.o")
     static = subprocess.run([compiler, "-print-file-name=libstdc++.a"], capture_output=True, text=True).stdout.strip()
     run(toolchain.linker(zig, "2.28"), *sorted(folder.glob("*.o")), static, "-lunwind", world.base, *linking(folder), "-o", plugin)
     return plugin
+
+
+def clang() -> tuple[object, ...]:
+    """A clang that compiles with gcc's C++ library: the machine's, or the one inside zig."""
+    if found := shutil.which("clang++"):
+        return (found,)
+    import ziglang
+
+    home = Path(ziglang.__file__).parent
+    words = ("clang", "--driver-mode=g++", "-target", "x86_64-linux-gnu", "-nobuiltininc", "-isystem", home / "lib" / "include")
+    return (sys.executable, "-m", "ziglang", *words)
 
 
 @pytest.fixture(scope="session")
@@ -420,6 +435,23 @@ def test_a_core_without_hooks(plugged: World) -> None:
         """,
     )
     assert found == "llama_decode returned -3"
+
+
+@pytest.mark.parametrize("interface", ["buffer_type", "buffer", "device", "reg", ""])
+def test_a_new_function_of_ggml(zig: toolchain.Toolchain, interface: str, tmp_path: Path) -> None:
+    """A function that a new llama.cpp adds to an interface does not compile, with what to do; one that an old one lacks, does."""
+    header = (GGML / "src" / "ggml-backend-impl.h").read_text(encoding="utf-8")
+    struct = f"struct ggml_backend_{interface}_i {{" if interface else "struct ggml_backend_i {"
+    compiling = [zig.cxx, "-std=c++17", "-fsyntax-only", *DEFINED, *RENAMED, "-I", tmp_path, *INCLUDED, BOUNDARY / "boundary.cpp"]
+    for text, message in (
+        (header.replace(struct, f"{struct} void (*brand_new)(void);"), "add it to the interface's list"),
+        (re.sub(r"bool +\(\*cpy_tensor\)\(.*\n", "", header), ""),
+    ):
+        assert text != header
+        (tmp_path / "ggml-backend-impl.h").write_text(text)
+        done = subprocess.run([*map(str, compiling)], capture_output=True, text=True)
+        assert bool(message) == bool(done.returncode), done.stderr[-2000:]
+        assert message in " ".join(done.stderr.split()).replace('" "', "")
 
 
 @pytest.mark.parametrize("name", ["linux_aarch64", "musllinux_x86_64", "win_amd64", "win_arm64", "macosx_arm64"])

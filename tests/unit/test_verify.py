@@ -302,6 +302,11 @@ def test_one_core_for_all(tmp_path: Path, files: Files) -> None:
     (finding,) = verify.same_core([first, second, third])
     assert finding.file == third.name
     assert f"{lib} is not the one of {first.name}" in finding.fact
+    made = json.loads(files["llama_cpp/lib/core.json"]) | {"fingerprint": "89abcdef", "toolchain": "gcc 12.2.0"}
+    other = {**files, "llama_cpp/lib/core.json": json.dumps(made).encode()}
+    fourth = wheel(tmp_path, other, NAME.replace("_x86_64", "_x86_64-cuda12"))
+    (finding,) = verify.same_core([first, second, fourth])
+    assert finding.fact == f"has core 89abcdef (gcc 12.2.0), and {first.name} has 0123abcd"
 
 
 def test_libraries_from_packages(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:

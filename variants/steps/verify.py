@@ -462,16 +462,22 @@ CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
 
 
 def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
-    """Wheels whose core has the same name carry the same bytes of it, whatever their variant: it was compiled once.
+    """Wheels of one version and platform have one core, the same bytes of it, whatever their label: it was compiled once.
 
     Raises:
         WheelError: one of them cannot be read.
     """
     seen: dict[tuple[str, str], tuple[Path, str]] = {}
+    cores: dict[tuple[str, str], tuple[Path, str]] = {}
     for path in paths:
         files = archive.contents(path)
         with contextlib.suppress(KeyError, ValueError):
             core = json.loads(files[CORE])
+            made = str(archive.parse_name(archive.plain_path(path))[1]), str(core["platform"])
+            first, name_of = cores.setdefault(made, (path, core["fingerprint"]))
+            if core["fingerprint"] != name_of:
+                fact = f"has core {core['fingerprint']} ({core['toolchain']}), and {first.name} has {name_of}"
+                yield Finding(path.name, fact, "Build both again, with the same toolchain: one core serves all.")
             for name in _libraries(core["plugins"], core["fingerprint"], PLATFORMS[core["platform"]]):
                 digest = hashlib.sha256(files[name]).hexdigest()
                 other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
