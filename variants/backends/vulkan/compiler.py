@@ -64,18 +64,8 @@ def _compile(pin: source.Pin, tools: toolchain.Toolchain, part: Path, log: Path)
     build = part / "build"
     env = for_compiling(zig, CCACHE_BASEDIR=str(part))
     remedy = "Report it with the log. `--toolkit machine` takes this machine's glslc instead."
-    configure: list[str | Path] = [
-        "cmake",
-        "-S",
-        _OURS,
-        "-B",
-        build,
-        "-G",
-        "Ninja",
-        f"-DGLSLANG={part / 'source' / 'glslang'}",
-        *zig.cmake,
-    ]
-    process.command([*configure, "-DCMAKE_BUILD_TYPE=Release"], log=log, env=env, remedy=remedy)
+    defines = [f"-DGLSLANG={part / 'source' / 'glslang'}", *zig.cmake, "-DCMAKE_BUILD_TYPE=Release"]
+    process.command(["cmake", "-S", _OURS, "-B", build, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)
     compiling: list[str | Path] = ["cmake", "--build", build, "--target", "glslc", "--parallel"]
     process.with_fewer_jobs(
         process.default_jobs(), lambda jobs: process.command([*compiling, str(jobs)], log=log, env=env, remedy=remedy)
