@@ -27,12 +27,18 @@ pytestmark = pytest.mark.skipif(PLUGIN is None, reason="there is no RPC plugin b
 Models = Callable[[str], Path]
 
 SERVER = """
-import ctypes, sys, llama_cpp
-ggml = llama_cpp._backends.state.ggml
-ggml.ggml_backend_dev_by_name.restype = ctypes.c_void_p
+import ctypes, sys, warnings, llama_cpp
+warnings.simplefilter("ignore")
+state = llama_cpp._backends.state
+state.ask(gpu=True)
+ggml = state.ggml
+for name in ("ggml_backend_dev_by_name", "ggml_backend_reg_by_name", "ggml_backend_reg_get_proc_address"):
+    getattr(ggml, name).restype = ctypes.c_void_p
+ggml.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 devices = (ctypes.c_void_p * 1)(ggml.ggml_backend_dev_by_name(b"CPU"))
-rpc = ctypes.CDLL(str(llama_cpp._backends.state.gpu[0].path.with_name("libggml-rpc.so")))
-rpc.ggml_backend_rpc_start_server(sys.argv[1].encode(), None, ctypes.c_size_t(2), ctypes.c_size_t(1), devices)
+found = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_reg_by_name(b"RPC"), b"ggml_backend_rpc_start_server")
+words, sizes = [ctypes.c_char_p] * 2, [ctypes.c_size_t] * 2
+ctypes.CFUNCTYPE(None, *words, *sizes, ctypes.c_void_p)(found)(sys.argv[1].encode(), None, 2, 1, ctypes.addressof(devices))
 """
 CLIENT = """
 import ctypes, json, os, signal, sys, warnings, llama_cpp
