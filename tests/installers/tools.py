@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -161,7 +162,9 @@ case "$*" in
 esac
 """
 _BROKEN = '#!/bin/sh\necho "NVIDIA-SMI has failed because it couldn\'t communicate with the NVIDIA driver."\nexit 9\n'
-_PYTHON = """#!{python}
+# `#!` takes no path with a space: a shell runs this first, to which the second line is a command, and to Python a text.
+_PYTHON = """#!/bin/sh
+''''exec {quoted} "$0" "$@" #'''
 import json, subprocess, sys
 done = subprocess.run([{python!r}, *sys.argv[1:]], stdout=subprocess.PIPE)
 answer = done.stdout
@@ -202,7 +205,7 @@ def emulate(row: Row, folder: Path) -> tuple[Path, dict[str, str]]:
         }
     markers = {"sys_platform": system, "os_name": os_name, "platform_system": platform_system, "platform_machine": arch}
     python = folder / "python"
-    python.write_text(_PYTHON.format(python=sys.executable, markers=markers, facts=facts))
+    python.write_text(_PYTHON.format(quoted=shlex.quote(sys.executable), python=sys.executable, markers=markers, facts=facts))
     python.chmod(0o755)
     if row.driver or row.smi == "broken":
         capabilities = "".join(f"{sm}\\n" for sm in row.sm)
