@@ -217,7 +217,7 @@ class _Backends:
         self.static = not self.cpu and self.ggml.ggml_backend_reg_count() > 0
         if self.static:
             self.gpu = []
-        if not self.static:
+        else:
             self._load_cpu()
         for plugin in self.gpu:
             if self.wanted is not None and plugin.name not in self.wanted:

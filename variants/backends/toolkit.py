@@ -129,15 +129,22 @@ def library(name: str) -> str | None:
 INCLUDE = (Path("/usr/include"), Path("/usr/local/include"))
 
 
+def defined(file: Path, name: str) -> str | None:
+    """What `name` is defined as in this header, as its text has it; None where it is not, or there is no such file."""
+    return _definition(file.read_text(encoding="utf-8", errors="replace"), name) if file.is_file() else None
+
+
+def _definition(text: str, name: str) -> str | None:
+    found = re.search(rf"^#define {name} (.+)$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
 def macro(toolchain: Toolchain, header: str, name: str) -> str | None:
     """What `name` is defined as in the system's `header`: by its own preprocessor, or as the text of the file has it, where zig
     compiles. None where there is no such header."""
     if toolchain.kind == "zig":
         file = next((folder / header for folder in INCLUDE if (folder / header).is_file()), None)
-        text = file.read_text(encoding="utf-8", errors="replace") if file else ""
-    else:
-        command = [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"]
-        done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
-        text = "" if done.returncode else done.stdout
-    found = re.search(rf"^#define {name} (.+)$", text, re.MULTILINE)
-    return found[1] if found else None
+        return defined(file, name) if file else None
+    command = [toolchain.cxx, "-x", "c++", "-E", "-dM", "-include", header, "-"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    return None if done.returncode else _definition(done.stdout, name)

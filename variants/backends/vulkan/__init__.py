@@ -13,7 +13,7 @@ from ...compilers import packages
 from ...errors import ToolchainError
 from ...terminal import process
 from ..backend import Backend
-from ..toolkit import INCLUDE, Piece, Request, Toolkit, library, macro
+from ..toolkit import INCLUDE, Piece, Request, Toolkit, defined, library, macro
 from . import compiler, headers
 
 #: Headers of ours that go first on the include path: what older packages lack.
@@ -144,11 +144,7 @@ def _release(request: Request, include: Path | None) -> str | None:
 
 def _defined(request: Request, include: Path | None, header: str, name: str) -> str | None:
     """What `name` is defined as in a header of this folder (None: where the compiler finds it)."""
-    if include is None:
-        return macro(request.toolchain, header, name)
-    text = (include / header).read_text(encoding="utf-8", errors="replace") if (include / header).is_file() else ""
-    found = re.search(rf"^#define {name} (.+)$", text, re.MULTILINE)
-    return found[1] if found else None
+    return macro(request.toolchain, header, name) if include is None else defined(include / header, name)
 
 
 def _headers(request: Request, features: Sequence[str], release: str | None, include: Path | None) -> Piece:
