@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -123,6 +123,24 @@ def library(name: str) -> str | None:
     """Where the system has this library to link with (``libvulkan.so``); None where it has not."""
     folders = [Path(folder) for folder in ("/usr/lib", "/usr/lib64", "/usr/local/lib")]
     return next((str(path) for folder in folders for path in sorted(folder.glob(f"**/{name}"))), None)
+
+
+def stub(toolchain: Toolchain, soname: str, names: Sequence[str], error: int, folder: Path) -> Path:
+    """A library in `folder` with these functions, each of which returns `error`, to link with and never to ship.
+
+    Its file is `soname` without the number: libcuda.so for libcuda.so.1.
+
+    Raises:
+        ToolchainError: there is no function, or the compiler cannot make it.
+    """
+    library = folder / f"{soname.partition('.so')[0]}.so"
+    source = library.with_suffix(".c")
+    source.write_text("".join(f"int {name}(void) {{ return {error}; }}\n" for name in sorted(set(names))))
+    flags = ["-shared", "-fPIC", "-nostdlib", f"-Wl,-soname,{soname}"]
+    said = process.output([toolchain.cxx, "-x", "c", *flags, source, "-o", library])
+    if not names or not library.exists():
+        raise ToolchainError(f"No stub of {soname} could be made in {folder}: {said[-500:]}", "Is the compiler whole?")
+    return library
 
 
 #: Where a system keeps headers that no compiler of its own is asked for.

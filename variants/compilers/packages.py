@@ -57,7 +57,7 @@ def folder_of(pins: Path, rules: object) -> Path:
     return cache() / f"{pins.stem}-{digest.hexdigest()[:8]}"
 
 
-def make(folder: Path, fill: Callable[[Path], None]) -> Path:
+def make(folder: Path, fill: Callable[[Path], object]) -> Path:
     """The folder, made and filled by `fill` if it is not there yet.
 
     Everything happens beside the final folder, which is renamed into its place at the end: what is interrupted leaves nothing that

@@ -21,7 +21,7 @@ from ...errors import ToolchainError
 from ...terminal import process
 from ...terminal.console import console
 from ..backend import Backend, Lists, Properties
-from ..toolkit import Linked, Piece, Request, Toolkit, linked
+from ..toolkit import Linked, Piece, Request, Toolkit, linked, stub
 
 #: Number of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
 _RECIPE = 1
@@ -181,12 +181,8 @@ def _driver_stub(include: Path, target: Path, request: Request) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     text = process.output([request.toolchain.cxx, "-x", "c", "-E", "-P", "-I", include, include / "cuda.h"])
-    names = sorted(set(re.findall(r"\bCUresult\s+(cu\w+)\s*\(", text)))
-    source, library = target / "libcuda.c", target / "libcuda.so"
-    source.write_text("".join(f"int {name}(void) {{ return 100; }} /* CUDA_ERROR_NO_DEVICE */\n" for name in names))
-    said = process.output([request.toolchain.cxx, "-x", "c", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", source, "-o", library])
-    if not names or not library.exists():
-        raise ToolchainError(f"No stub of libcuda could be made from {include / 'cuda.h'}: {said[-500:]}", "Is the compiler whole?")
+    names = re.findall(r"\bCUresult\s+(cu\w+)\s*\(", text)
+    stub(request.toolchain, "libcuda.so.1", names, 100, target)  # CUDA_ERROR_NO_DEVICE
 
 
 def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...compilers import packages
-from ...errors import ToolchainError
 from ...terminal import process
 from ..backend import Backend
-from ..toolkit import INCLUDE, Piece, Request, Toolkit, defined, library, macro
+from ..toolkit import INCLUDE, Piece, Request, Toolkit, defined, library, macro, stub
 from . import compiler, headers
 
 #: Headers of ours that go first on the include path: what older packages lack.
@@ -83,17 +82,9 @@ def _loader(request: Request, include: Path) -> Path:
     names = sorted(set(re.findall(r"\bVKAPI_CALL (vk\w+)\(", text)))
     digest = hashlib.sha256(f"{request.toolchain.name} {names}".encode()).hexdigest()
     folder = packages.cache() / f"libvulkan-{digest[:8]}"
-
-    def fill(part: Path) -> None:
-        source, target = part / "libvulkan.c", part / "libvulkan.so"
-        source.write_text("".join(f"int {name}(void) {{ return -3; }} /* VK_ERROR_INITIALIZATION_FAILED */\n" for name in names))
-        flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libvulkan.so.1"]
-        said = process.output([request.toolchain.cxx, "-x", "c", *flags, source, "-o", target])
-        if not names or not target.exists():
-            raise ToolchainError(f"No stub of libvulkan could be made in {part}: {said[-500:]}", "Is the compiler whole?")
-
     if request.fetch:
-        packages.make(folder, fill)
+        failed = -3  # VK_ERROR_INITIALIZATION_FAILED
+        packages.make(folder, lambda part: stub(request.toolchain, "libvulkan.so.1", names, failed, part))
     return folder / "libvulkan.so"
 
 
@@ -116,8 +107,8 @@ def _from_machine(request: Request, sdk: Path | None) -> Toolkit:
         Piece("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
     )
     own = include or next((folder for folder in INCLUDE if (folder / _CORE).is_file()), None)
-    stub = _loader(request, own) if own and request.toolchain.kind == "zig" else None
-    loader = str(stub) if stub else system
+    made = _loader(request, own) if own and request.toolchain.kind == "zig" else None
+    loader = str(made) if made else system
     pieces += (Piece("libvulkan.so", "any; it is linked, never shipped", loader),)
     remedy = (
         "Leave out --toolkit: all of it then comes from the package index. Or install them (Debian, Ubuntu:\n"
@@ -127,8 +118,8 @@ def _from_machine(request: Request, sdk: Path | None) -> Toolkit:
     found: tuple[str, ...] = ()
     if sdk:
         found = (f"-DVulkan_INCLUDE_DIR={include}", f"-DVulkan_LIBRARY={loader}", f"-DCMAKE_PREFIX_PATH={sdk}")
-    elif own and stub:  # zig knows nothing of the system's; its own headers stay before those there, which are of another libc
-        found = (f"-DVulkan_INCLUDE_DIR={_SHIMS}", f"-DVulkan_LIBRARY={stub}", f"-DCMAKE_CXX_FLAGS=-idirafter {own}")
+    elif own and made:  # zig knows nothing of the system's; its own headers stay before those there, which are of another libc
+        found = (f"-DVulkan_INCLUDE_DIR={_SHIMS}", f"-DVulkan_LIBRARY={made}", f"-DCMAKE_CXX_FLAGS=-idirafter {own}")
     return _kit(request, pieces, remedy, Path(glslc or "glslc"), features, release or "unknown", found)
 
 
