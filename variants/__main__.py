@@ -17,6 +17,8 @@ from .errors import DiskError, VariantsError
 from .terminal import process
 from .terminal.console import console
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; every failure that a user can mend ends as one screen of text and a code of its own (errors.py)."""
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(error)
     except OSError as error:
-        if options.traceback or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if options.traceback or error.errno not in (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise
         return _tell(_disk_error(error))
     except KeyboardInterrupt:
@@ -65,7 +67,7 @@ def _interrupted(what: str, code: int) -> int:
 
 def _disk_error(error: OSError) -> VariantsError:
     where = error.filename or "a file"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return DiskError(f"The disk is full: {where} could not be written.", "Free some space and run the same command again.")
     return DiskError(f"{where} cannot be written: {error.strerror}.", "Work in a checkout that you may write to.")
 

@@ -67,3 +67,9 @@ class DiskError(VariantsError):
     """No space left, or no right to write."""
 
     exit_code = 9
+
+
+class LedgerError(VariantsError):
+    """The ledger of published files cannot be read, or a file would change that was published."""
+
+    exit_code = 10

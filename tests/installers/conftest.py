@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import small_wheels
-from variants.index import index, serve
-from variants.terminal import disk
+from tests.installers.tools import publish, small_wheels
+from variants.index import serve
 
 
 @pytest.fixture
@@ -43,6 +42,7 @@ def url(site: Path) -> Iterator[str]:
     (site / "simple").mkdir(parents=True)
     (site / "simple" / "index.html").touch()
     with serving(site) as address:
+        (site / "simple" / "index.html").unlink()
         yield f"{address}simple/"
 
 
@@ -52,6 +52,6 @@ def offer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     folder = tmp_path_factory.mktemp("offer")
     small_wheels(folder / "dist", folder / "work", "9.9.6")
     small_wheels(folder / "dist", folder / "work")
-    index.build_index(disk.Lock(Path()), folder / "dist", folder / "site")
+    publish(folder / "dist", folder / "site")
     with serving(folder / "site") as address:
         yield folder / "site", address

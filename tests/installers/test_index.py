@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import METADATA, install, wheel
+from tests.installers.tools import METADATA, install, ledger_of, publish, wheel
 from variants import matrix
 from variants.choice import metadata
-from variants.errors import UsageError, WheelError
+from variants.errors import LedgerError, UsageError, WheelError
 from variants.index import index, serve
 from variants.steps import label
 from variants.terminal import disk
@@ -29,18 +30,18 @@ def test_install(installer: str, dist: Path, site: Path, url: str, tmp_path: Pat
     wheel(dist, text="plain")
     wheel(dist, build="1", text="rebuilt")
     wheel(dist, platform="win_amd64", text="for windows")
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     assert install(installer, url, tmp_path) == "rebuilt"
     assert install(installer, url, tmp_path, "llama-cpp-python==9.9.6") == "older"
-    (dist / "llama_cpp_python-9.9.7-1-py3-none-manylinux_2_17_x86_64.whl.yanked").write_text("broken loader")
-    index.build_index(disk.Lock(Path()), dist, site)
+    index.yank(ledger_of(site), "llama_cpp_python-9.9.7-1-py3-none-manylinux_2_17_x86_64.whl", "broken loader")
+    publish(dist, site)
     assert install(installer, url, tmp_path) == "plain"
 
 
 def test_pages(dist: Path, site: Path, url: str) -> None:
     """Both formats list every file with hash, size, Requires-Python and metadata, and every link can be followed."""
     path = wheel(dist)
-    (file,) = index.build_index(disk.Lock(Path()), dist, site)
+    (file,) = publish(dist, site)
     page = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/index.json").read())
     (row,) = page["files"]
     assert page["versions"] == ["9.9.7"]
@@ -58,7 +59,7 @@ def test_pages(dist: Path, site: Path, url: str) -> None:
 def test_base_url(dist: Path, site: Path) -> None:
     """Wheels that lie elsewhere are linked there and not copied; their metadata is not promised there."""
     path = wheel(dist, "9.9.7+vulkan")
-    index.build_index(disk.Lock(Path()), dist, site, index.Options(base_url="https://example.org/files"))
+    publish(dist, site, base_url="https://example.org/files")
     (row,) = json.loads((site / "simple" / "llama-cpp-python" / "index.json").read_text())["files"]
     assert row["url"] == f"https://example.org/files/{path.name.replace('+', '%2B')}"
     assert "core-metadata" not in row
@@ -68,7 +69,7 @@ def test_base_url(dist: Path, site: Path) -> None:
 def test_incremental(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adding a version opens the new wheel alone and rewrites only pages that change."""
     wheel(dist, "9.9.6")
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     opened: list[str] = []
     original = archive.open_wheel
 
@@ -79,18 +80,18 @@ def test_incremental(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(archive, "open_wheel", counted)
     root = (site / "simple" / "index.html").stat().st_mtime_ns
     new = wheel(dist)
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     assert set(opened) == {new.name}
     assert (site / "simple" / "index.html").stat().st_mtime_ns == root
     opened.clear()
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     assert opened == []
 
 
 def test_thousand_wheels(dist: Path, site: Path) -> None:
     for number in range(1000):
         wheel(dist, f"1.0.{number}")
-    assert len(index.build_index(disk.Lock(Path()), dist, site)) == 1000
+    assert len(publish(dist, site)) == 1000
     assert len(json.loads((site / "simple" / "llama-cpp-python" / "index.json").read_text())["files"]) == 1000
 
 
@@ -98,7 +99,7 @@ def test_same_bytes_again(dist: Path, tmp_path: Path) -> None:
     wheel(dist, "9.9.6")
     wheel(dist)
     for name in ("one", "two"):
-        index.build_index(disk.Lock(Path()), dist, tmp_path / name)
+        publish(dist, tmp_path / name)
     for path in (p for p in (tmp_path / "one" / "simple").rglob("*") if p.is_file()):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
@@ -107,28 +108,30 @@ def test_refusals(dist: Path, site: Path) -> None:
     """No wheel, a changed wheel under an old name, a file that is none, one that is another inside."""
     dist.mkdir()
     with pytest.raises(UsageError, match="no wheel in"):
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
     path = wheel(dist)
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     before = (site / "simple" / "llama-cpp-python" / "index.html").read_text()
     wheel(dist, text="changed since")
-    with pytest.raises(WheelError, match="had ") as caught:
-        index.build_index(disk.Lock(Path()), dist, site)
+    with pytest.raises(LedgerError, match="had ") as caught:
+        publish(dist, site)
     assert str(path) in caught.value.what
     assert "--build-number" in caught.value.remedy
     assert (site / "simple" / "llama-cpp-python" / "index.html").read_text() == before
+    path.unlink()
+    path = dist / path.name.replace("9.9.7", "9.9.9")
     path.write_bytes(b"no wheel")
     with pytest.raises(WheelError, match="cannot be read as a wheel"):
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
     wheel(dist, "9.9.8").rename(dist / path.name)
     with pytest.raises(WheelError, match="which its name denies"):
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
 
 
 def test_interrupted(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever moment it is interrupted at, no page links a file that is not there."""
     wheel(dist, "9.9.6")
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     wheel(dist)
     folder = site / "simple" / "llama-cpp-python"
     original = disk.replacing
@@ -142,80 +145,67 @@ def test_interrupted(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(disk, "replacing", limited)
         with contextlib.suppress(KeyboardInterrupt):
-            index.build_index(disk.Lock(Path()), dist, site)
+            publish(dist, site)
         for row in json.loads((folder / "index.json").read_text())["files"]:
             assert (folder / row["filename"]).is_file()
             assert (folder / f"{row['filename']}.metadata").is_file()
         assert not list(site.rglob(".*.tmp"))
 
 
-def test_removed_wheel_leaves_the_index(dist: Path, site: Path) -> None:
-    old = wheel(dist, "9.9.6")
-    wheel(dist)
-    index.build_index(disk.Lock(Path()), dist, site)
-    old.unlink()
-    index.build_index(disk.Lock(Path()), dist, site)
-    folder = site / "simple" / "llama-cpp-python"
-    assert not list(folder.glob(f"{old.name}*"))
-    assert old.name not in (folder / "index.html").read_text()
-
-
 def test_port_in_use(site: Path, dist: Path) -> None:
     wheel(dist)
     with pytest.raises(UsageError, match="no index"):
         serve.server(site, 0)
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     with serve.server(site, 0) as first, pytest.raises(UsageError, match="cannot be used"):
         serve.server(site, first.server_port)
 
 
 def test_backends(dist: Path, site: Path) -> None:
-    """One classic index a label: made once, following a yank, gone with the last wheel; wheels elsewhere are linked there."""
+    """One classic index a label: made once, following a yank; wheels elsewhere are linked there."""
     plain = wheel(dist)
     made = label.label(plain, matrix.load()["vulkan"], dist)
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     page = site / "backends" / "vulkan" / "simple" / "llama-cpp-python" / "index.json"
     (row,) = json.loads(page.read_text())["files"]
     assert row["filename"] == "llama_cpp_python-9.9.7+vulkan-py3-none-manylinux_2_17_x86_64.whl"
     assert (page.parent / row["filename"]).is_file()
     (local,) = (dist / "backends" / "vulkan").iterdir()
     before = local.stat().st_mtime_ns
-    made.with_name(f"{made.name}.yanked").write_text("wrong shader")
-    index.build_index(disk.Lock(Path()), dist, site)
+    index.yank(ledger_of(site), made.name, "wrong shader")
+    publish(dist, site)
     assert local.stat().st_mtime_ns == before
     assert json.loads(page.read_text())["files"][0]["yanked"] == "wrong shader"
     elsewhere = site.with_name("elsewhere")
-    index.build_index(disk.Lock(Path()), dist, elsewhere, index.Options(base_url="https://example.org/files/"))
+    publish(dist, elsewhere, base_url="https://example.org/files/")
     (row,) = json.loads((elsewhere / page.relative_to(site)).read_text())["files"]
     assert row["url"] == f"https://example.org/files/{local.name.replace('+', '%2B')}"
-    made.unlink()
-    index.build_index(disk.Lock(Path()), dist, site)
-    assert not page.exists()
-    assert not local.exists()
-    assert {path.name for path in (site / "backends").iterdir()} == {"cpu"}
 
 
-def test_readers_of_the_page_before(dist: Path, site: Path, url: str) -> None:
+def test_readers_of_the_page_before(dist: Path, site: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A label is added to a version while somebody has read its page: what that page links is still there, with its hash."""
     plain = wheel(dist)
     label.label(plain, matrix.load()["vulkan"], dist)
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     page = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/index.json").read())
     label.label(plain, matrix.load()["cuda12"], dist)
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     for row in page["files"]:
         content = urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read()
         assert hashlib.sha256(content).hexdigest() == row["hashes"]["sha256"]
-    (old,) = (row["url"] for row in page["files"] if row["filename"].endswith(".json"))
     label.label(plain, matrix.load()["cuda13"], dist)
-    index.build_index(disk.Lock(Path()), dist, site)
-    assert not (site / "simple" / "llama-cpp-python" / old).exists(), "two pages later it is gone"
+    publish(dist, site)
+    (old,) = (row["url"] for row in page["files"] if row["filename"].endswith(".json"))
+    assert (site / "simple" / "llama-cpp-python" / old).exists(), "two pages later it is still there"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) + 15 * 24 * 3600))
+    wheel(dist, "9.9.8")
+    publish(dist, site)
+    assert not (site / "simple" / "llama-cpp-python" / old).exists(), "a fortnight later it is gone"
 
 
 def test_front_page(dist: Path, site: Path) -> None:
     """Everything from a wheel is escaped; runs are shown for exactly this file; the page is the same bytes again."""
     path = wheel(dist, requires=["numpy>=1.20", 'x; extra == "test"'])
-    path.with_name(f"{path.name}.yanked").write_text("<script>alert(1)</script>")
     facts = {
         "what": "t",
         "processor": "A <CPU>",
@@ -226,27 +216,29 @@ def test_front_page(dist: Path, site: Path) -> None:
     }
     records.add(path, **facts, passed=40, skipped=1)
     records.add(path, **facts, passed=41, skipped=0)
-    index.build_index(disk.Lock(Path()), dist, site, index.Options(site_url="https://example.org/llama"))
+    publish(dist, site, site_url="https://example.org/llama")
     text = (site / "index.html").read_text()
-    assert "<script>alert" not in text
     assert "A &lt;CPU&gt;, Debian, CPython 3.12" in text.replace("\n", " ")
     assert "41 passed on CPU" in text
     assert "40 passed" not in text
     assert "numpy&gt;=1.20;" in text
     assert "uv pip install --index https://example.org/llama/simple/ llama-cpp-python" in text
-    index.build_index(disk.Lock(Path()), dist, site, index.Options(site_url="https://example.org/llama/"))
+    publish(dist, site, site_url="https://example.org/llama/")
     assert (site / "index.html").read_text() == text
-    (site / ".state.json").unlink()
-    path.write_bytes(wheel(dist / "other", text="another").read_bytes())
-    index.build_index(disk.Lock(Path()), dist, site)
-    assert "no record" in (site / "index.html").read_text()
+    index.yank(ledger_of(site), path.name, "<script>alert(1)</script>")
+    wheel(dist, "9.9.8")
+    publish(dist, site)
+    text = (site / "index.html").read_text()
+    assert "no record" in text
+    assert "&lt;script&gt;alert" in text
+    assert "<script>alert" not in text
 
 
 @pytest.mark.parametrize("damage", ["requires", "variant", "truncated"])
 def test_wheels_that_installers_would_refuse(damage: str, dist: Path, site: Path) -> None:
     """Refused with the file's name, and the site stays as it was."""
     wheel(dist, "9.9.6")
-    index.build_index(disk.Lock(Path()), dist, site)
+    publish(dist, site)
     before = (site / "simple" / "llama-cpp-python" / "index.json").read_bytes()
     if damage == "requires":
         path = wheel(dist, requires=["numpy>>1"])
@@ -260,7 +252,7 @@ def test_wheels_that_installers_would_refuse(damage: str, dist: Path, site: Path
         path = wheel(dist)
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(WheelError) as caught:
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
     assert str(path) in caught.value.what
     assert (site / "simple" / "llama-cpp-python" / "index.json").read_bytes() == before
 
@@ -271,16 +263,16 @@ def test_a_mac_without_metal_is_not_published(dist: Path, site: Path) -> None:
     files = archive.contents(plain) | {"llama_cpp/lib/core.json": b"{}"}
     archive.write(plain, files, 1_700_000_000)
     with pytest.raises(WheelError, match=r"has no libggml-metal\.so: it was built for tests"):
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
     archive.write(plain, files | {"llama_cpp/lib/libggml-metal.so": b"x"}, 1_700_000_000)
-    assert any(file.name == plain.name for file in index.build_index(disk.Lock(Path()), dist, site))
+    assert any(file.name == plain.name for file in publish(dist, site))
 
 
 def test_an_unpublished_variant(dist: Path, site: Path, tmp_path: Path) -> None:
     """OpenVINO's wheel is built for tests (variants/openvino.toml); who puts it into dist/ is told."""
     label.label(wheel(tmp_path / "openvino", platform="manylinux_2_34_x86_64"), matrix.load()["openvino"], dist)
     with pytest.raises(WheelError, match=r"was built for tests: .*openvino\.toml has its platform as `unpublished`"):
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
 
 
 def test_a_plugin_that_lacks_something(dist: Path, site: Path) -> None:
@@ -289,7 +281,7 @@ def test_a_plugin_that_lacks_something(dist: Path, site: Path) -> None:
     files = archive.contents(made)
     archive.write(made, files | {matrix.DESCRIPTION: b'{"lacks": ["coopmat"]}'}, 1_700_000_000)
     with pytest.raises(WheelError, match="has a plugin that lacks coopmat") as caught:
-        index.build_index(disk.Lock(Path()), dist, site)
+        publish(dist, site)
     assert "without --toolkit" in caught.value.remedy
     archive.write(made, files | {matrix.DESCRIPTION: b'{"lacks": []}'}, 1_700_000_000)
-    assert made.name in {file.name for file in index.build_index(disk.Lock(Path()), dist, site)}
+    assert made.name in {file.name for file in publish(dist, site)}

@@ -19,12 +19,11 @@ import msgspec
 import pytest
 
 from tests.installers.conftest import serving
-from tests.installers.tools import FEATURE, ROOT, UV
+from tests.installers.tools import FEATURE, ROOT, UV, ledger_of, publish
 from variants import matrix
 from variants.choice import explain, listing, machine
 from variants.index import index
 from variants.steps import label
-from variants.terminal import disk
 from variants.upstream import source
 from variants.wheel import archive
 
@@ -79,7 +78,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path,
                 if variant.label and there and not labelled.exists():
                     bare = msgspec.structs.replace(variant, table=msgspec.structs.replace(variant.table, runtime=matrix.Runtime()))
                     label.label(path, bare, dist)
-    index.build_index(disk.Lock(Path()), dist, folder / "site")
+    publish(dist, folder / "site")
     with serving(folder / "site") as address:
         yield dist, folder / "site", address
 
@@ -150,15 +149,15 @@ def test_build_number_and_yanked(real: tuple[Path, Path, str], tmp_path: Path) -
         target = path.with_name(path.name.replace(f"-{VERSION}-", f"-{VERSION}-7-"))
         archive.rewrite(path, target, {f"{info}/WHEEL": header})
         made.append(target)
-    index.build_index(disk.Lock(Path()), work, new_site)
+    publish(work, new_site)
     with serving(new_site) as address:
         requirement = f"llama-cpp-python=={VERSION}"
         for number, variables in enumerate(({}, FEATURE)):
             assert generated(address, tmp_path / str(number), requirement, **variables)[0] == VERSION
             assert _build(tmp_path / str(number)) == "7"
     for target in made:
-        target.with_name(f"{target.name}.yanked").write_text("it generates nonsense")
-    index.build_index(disk.Lock(Path()), work, new_site)
+        index.yank(ledger_of(new_site), target.name, "it generates nonsense")
+    publish(work, new_site)
     with serving(new_site) as address:
         assert generated(address, tmp_path / "yanked", "llama-cpp-python", **FEATURE)[0]
         assert _build(tmp_path / "yanked") is None

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import wheel
+from tests.installers.tools import publish, wheel
 from variants import matrix
 from variants.errors import WheelError
-from variants.index import index
 from variants.steps import label
-from variants.terminal import disk
 
 MATRIX = {
     "vulkan": '[properties.llama_cpp]\nbackend = ["vulkan"]\n',
@@ -43,7 +41,7 @@ def labelled(dist: Path, tmp_path: Path) -> Path:
 
 
 def test_merged_metadata(labelled: Path, site: Path, url: str) -> None:
-    index.build_index(disk.Lock(Path()), labelled, site)
+    publish(labelled, site)
     (row,) = (
         row
         for row in json.loads((site / "simple" / "llama-cpp-python" / "index.json").read_text())["files"]
@@ -53,12 +51,6 @@ def test_merged_metadata(labelled: Path, site: Path, url: str) -> None:
     merged = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read())
     assert set(merged["variants"]) == {"vulkan", "cuda12", "cuda13"}
     assert merged["default-priorities"]["namespace"] == ["nvidia", "amd", "llama_cpp"]
-    for path in labelled.iterdir():
-        if "cuda13" in path.name:
-            path.unlink()
-    index.build_index(disk.Lock(Path()), labelled, site)
-    merged = json.loads((site / "simple" / "llama-cpp-python" / row["filename"]).read_text())
-    assert set(merged["variants"]) == {"vulkan", "cuda12"}
 
 
 def test_contradictions(labelled: Path, site: Path, tmp_path: Path) -> None:
@@ -69,7 +61,7 @@ def test_contradictions(labelled: Path, site: Path, tmp_path: Path) -> None:
     (folder / "cuda12.toml").write_text((folder / "cuda12.toml").read_text().replace("12.4", "12.0"))
     made = label.label(windows, matrix.read(folder / "cuda12.toml"), labelled)
     with pytest.raises(WheelError, match="the same label with other properties") as caught:
-        index.build_index(disk.Lock(Path()), labelled, site)
+        publish(labelled, site)
     assert made.name in caught.value.what
     assert "x86_64-cuda12.whl" in caught.value.what
     made.unlink()
@@ -77,21 +69,22 @@ def test_contradictions(labelled: Path, site: Path, tmp_path: Path) -> None:
     (folder / "vk.toml").write_text(text)
     made = label.label(windows, matrix.read(folder / "vk.toml"), labelled)
     with pytest.raises(WheelError, match="the same properties under two labels"):
-        index.build_index(disk.Lock(Path()), labelled, site)
+        publish(labelled, site)
     made.unlink()
     label.label(windows, other["vulkan"], labelled)
-    index.build_index(disk.Lock(Path()), labelled, site)
+    publish(labelled, site)
     (labelled / "llama_cpp_python-9.9.7-py3-none-manylinux_2_17_x86_64.whl").unlink()
+    another = site.with_name("another")
     with pytest.raises(WheelError, match="but no plain wheel"):
-        index.build_index(disk.Lock(Path()), labelled, site)
-    assert index.build_index(disk.Lock(Path()), labelled, site, index.Options(allow_no_fallback=True))
+        publish(labelled, another)
+    assert publish(labelled, another, allow_no_fallback=True)
 
 
 def test_label_and_name_disagree(labelled: Path, site: Path) -> None:
     made = next(labelled.glob("*cuda12.whl"))
     made.rename(made.with_name(made.name.replace("cuda12", "cuda11")))
     with pytest.raises(WheelError, match="does not go with its name"):
-        index.build_index(disk.Lock(Path()), labelled, site)
+        publish(labelled, site)
     next(labelled.glob("*cuda11.whl")).rename(labelled / "llama_cpp_python-9.9.7-1-py3-none-manylinux_2_17_x86_64.whl")
     with pytest.raises(WheelError, match="the name has no label"):
-        index.build_index(disk.Lock(Path()), labelled, site)
+        publish(labelled, site)

@@ -10,12 +10,15 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from variants import matrix
 from variants.choice import known
 from variants.choice.known import Row
+from variants.index import index
+from variants.index.ledger import Line
 from variants.platforms import PLATFORMS
 from variants.steps import label
 from variants.wheel import archive
@@ -57,6 +60,16 @@ def wheel(
     }
     archive.write(path, files, 1_700_000_000)
     return path
+
+
+def publish(dist: Path, site: Path, **options: Any) -> list[Line]:
+    """Make a site of the wheels in `dist`, by a ledger beside it; `options` as in index.Options. Returns what it lists."""
+    return index.publish(dist, site, ledger_of(site), index.Options(**options)).listed
+
+
+def ledger_of(site: Path) -> Path:
+    """The ledger of a site that :func:`publish` made."""
+    return site.with_name(f"{site.name}.jsonl")
 
 
 def small_wheels(dist: Path, work: Path, version: str = "9.9.7") -> None:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.installers.tools import publish
 from variants import platforms
 from variants.errors import CommandError, ToolchainError, VariantsError, WheelError
-from variants.index import index
 from variants.platforms import Platform
 from variants.steps import repair, verify
-from variants.terminal import disk
 from variants.wheel import archive, binary
 
 INFO = "llama_cpp_python-9.9.7.dist-info"
@@ -149,7 +148,7 @@ def test_system_newer_than_auditwheel(tmp_path: Path, link: Link) -> None:
     assert mended.name == "llama_cpp_python-9.9.7-py3-none-linux_x86_64.whl"
     assert list(verify.tag(verify.read(mended))) == []
     with pytest.raises(WheelError, match="no manylinux tag is true of it"):
-        index.build_index(disk.Lock(Path()), mended.parent, tmp_path / "site")
+        publish(mended.parent, tmp_path / "site")
     missing = link(platform, tmp_path / "elsewhere", "missing")
     wanting = raw(tmp_path, platform, [tmp_path / "libtwo.so", link(platform, tmp_path / "x", "one", calls=(missing,))], tag="")
     with pytest.raises(CommandError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import small_wheels, wheel
+from tests.installers.tools import ledger_of, publish, small_wheels, wheel
 from tests.unit.conftest import Cli
 from variants import matrix, platforms
 from variants.choice import explain, listing, machine, providers
@@ -17,7 +17,6 @@ from variants.choice.machine import Machine
 from variants.errors import UsageError
 from variants.index import index
 from variants.steps import label
-from variants.terminal import disk
 
 Judge = Callable[..., explain.Judged]
 
@@ -70,13 +69,13 @@ def test_python_and_yanked(tmp_path: Path) -> None:
     wheel(tmp_path)
     offered = listing.read(str(tmp_path))
     assert explain.choose(offered, machine.checked(Machine(python="3.8")), "pip").winner
-    index.build_index(disk.Lock(Path()), tmp_path, tmp_path / "site")
+    publish(tmp_path, tmp_path / "site")
     offered = listing.read(str(tmp_path / "site"))
     old = explain.choose(offered, machine.checked(Machine(python="3.7")), "pip")
     assert old.winner is None
     assert old.ranked[0].reason == "needs Python >=3.8, found 3.7"
-    next(tmp_path.glob("*.whl")).with_suffix(".whl.yanked").write_text("x")
-    index.build_index(disk.Lock(Path()), tmp_path, tmp_path / "site")
+    index.yank(ledger_of(tmp_path / "site"), next(tmp_path.glob("*.whl")).name, "x")
+    publish(tmp_path, tmp_path / "site")
     yanked = listing.read(str(tmp_path / "site"))
     assert explain.choose(yanked, machine.checked(Machine()), "pip").ranked[0].reason == "yanked"
     assert explain.choose(yanked, machine.checked(Machine()), "pip", "9.9.7").winner

@@ -6,20 +6,25 @@ import argparse
 from pathlib import Path
 
 from ..index import index, serve
-from ..release import pipeline
-from ..terminal import disk
 from ..terminal.console import console
 from ..upstream import source
 from . import group
 from .group import Steps
 
+_LEDGER = "what was ever published, a line a file; new wheels are added (default: published.jsonl)"
+
 
 def configure(steps: Steps) -> None:
     site = source.ROOT / "site"
-    parser = steps.add("index", "Make static index pages in site/ from the wheels in dist/, for any web server.", _index)
+    parser = steps.add(
+        "index", "Publish the wheels in dist/: enter them in the ledger, and make the site, static pages, of it.", _index
+    )
     group.add_dist(parser)
+    parser.add_argument("--ledger", type=Path, default=index.LEDGER, metavar="FILE", help=_LEDGER)
     parser.add_argument("--site", type=Path, default=site, metavar="FOLDER", help="where the pages go (default: site)")
-    parser.add_argument("--base-url", metavar="URL", help="the wheels lie there (release assets, say) and are linked, not copied")
+    parser.add_argument(
+        "--base-url", metavar="URL", help="the new wheels lie there (release assets, say) and are linked, not copied into the site"
+    )
     parser.add_argument(
         "--site-url",
         metavar="URL",
@@ -28,20 +33,34 @@ def configure(steps: Steps) -> None:
     )
     parser.add_argument("--allow-no-fallback", action="store_true", help="list a version that has no plain wheel")
 
+    parser = steps.add("yank", "Say in the ledger that a published file should not be taken any more, and why.", _yank)
+    parser.add_argument("name", metavar="FILE", help="the name of the file, as in the ledger")
+    parser.add_argument("reason", nargs="?", help="what is wrong with it; without it, the file is no longer yanked")
+    parser.add_argument("--ledger", type=Path, default=index.LEDGER, metavar="FILE", help=_LEDGER)
+
     parser = steps.add("serve", "Serve site/ on 127.0.0.1, and print the commands that install from it.", _serve)
     parser.add_argument("--site", type=Path, default=site, metavar="FOLDER", help="the folder that `index` made")
     parser.add_argument("--port", type=group.natural, default=8000, metavar="N", help="0 for any free one (default: 8000)")
 
 
 def _index(options: argparse.Namespace) -> None:
-    with disk.locked(pipeline.BUILD) as lock:
-        chosen = index.Options(options.base_url, options.site_url, options.allow_no_fallback)
-        files = index.build_index(lock, options.dist, options.site, chosen)
-    for file in files:
-        console.print(f"{file.size / 1e6:8.1f} MB  {file.name}{'  (yanked)' if file.yanked else ''}", markup=False)
-    console.print(f"{len(files)} wheel{'s' * (len(files) != 1)} listed in {options.site / 'simple'}", markup=False)
-    if options.base_url and any(file.label for file in files):
-        console.print(f"Upload to {options.base_url} all wheels in {options.dist} and {options.dist / 'backends'}.", markup=False)
+    chosen = index.Options(options.base_url, options.site_url, options.allow_no_fallback)
+    done = index.publish(options.dist, options.site, options.ledger, chosen)
+    for line in done.listed:
+        console.print(f"{line.size / 1e6:8.1f} MB  {line.name}{'  (yanked)' if line.yanked else ''}", markup=False)
+    many = "s" * (len(done.listed) != 1)
+    console.print(f"{len(done.listed)} wheel{many} listed in {options.site / 'simple'}, by {options.ledger}", markup=False)
+    if options.base_url and done.new:
+        console.print(f"Upload to {options.base_url}:", markup=False)
+        for path in done.new:
+            console.print(f"  {path}", markup=False)
+
+
+def _yank(options: argparse.Namespace) -> None:
+    index.yank(options.ledger, options.name, options.reason)
+    console.print(
+        f"{options.name} is {'yanked' if options.reason else 'no longer yanked'}; `nox -s index` tells the site.", markup=False
+    )
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 from packaging.version import Version
 
 from ..choice import explain, known, metadata
 from ..choice.listing import Listing
-from ..wheel.records import Record
-from .pages import File
+from .ledger import Line
 
 _TEMPLATE = Path(__file__).parent / "index.html.jinja"
 
 
-def render(
-    project: str, files: Sequence[File], listing: Listing, runs: Mapping[str, Sequence[Record]], site_url: str, base_url: str | None
-) -> str:
+def render(project: str, lines: Sequence[Line], listing: Listing, needs: Mapping[str, list[str]], site_url: str) -> str:
     """The page for one project.
 
-    files: newest version first. listing: the same wheels with their labels' metadata, for "who gets which". runs: what has run
-    where, by file name. site_url: where the site will be; a script puts the page's own address there. base_url: as in the index.
+    lines: its wheels, newest version first. listing: the same wheels with their labels' metadata, for "who gets which". needs:
+    what each requires, by file name. site_url: where the site will be; a script puts the page's own address there.
     """
     import jinja2  # only here: every command would pay for it
 
@@ -31,34 +27,33 @@ def render(
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     versions = []
     same: dict[object, str] = {}  # most versions have the labels and platforms of a newer one, and so its table
-    for version in sorted({file.version for file in files}, key=Version, reverse=True):
-        mine = [file for file in files if file.version == version]
-        rows = [_file(project, file, runs.get(file.name, ()), base_url) for file in sorted(mine, key=_order)]
+    for version in sorted({line.version for line in lines}, key=Version, reverse=True):
+        rows = [_file(line, needs[line.name]) for line in sorted(lines, key=_order) if line.version == version]
         kind = _kind(listing, version)
         as_in = same.setdefault(kind, version)
         machines = _machines(listing, version) if as_in == version else []
         versions.append({"name": version, "files": rows, "machines": machines, "as_in": as_in})
-    labels = sorted({file.label for file in files if file.label})
+    labels = sorted({line.label for line in lines if line.label})
     return template.render(project=project, labels=labels, versions=versions, url=site_url.rstrip("/") + "/") + "\n"
 
 
-def _order(file: File) -> tuple[object, ...]:
-    return file.label is not None, file.label or "", file.name
+def _order(line: Line) -> tuple[object, ...]:
+    return line.label is not None, line.label or "", line.name
 
 
-def _file(project: str, file: File, runs: Sequence[Record], base_url: str | None) -> dict[str, object]:
+def _file(line: Line, needs: list[str]) -> dict[str, object]:
     return {
-        "label": file.label,
-        "platform": ", ".join(sorted({tag.rsplit("-", 1)[1] for tag in file.tags.split(", ")})),
-        "href": f"{base_url.rstrip('/')}/{quote(file.name)}" if base_url else f"simple/{project}/{quote(file.name)}",
-        "build": "".join(map(str, file.build)),
-        "size": size(file.size),
-        "date": file.date,
-        "requires": file.requires,
-        "requires_python": file.requires_python,
-        "sha256": file.sha256,
-        "yanked": file.yanked,
-        "runs": runs,
+        "label": line.label,
+        "platform": ", ".join(sorted({tag.platform for tag in line.tags})),
+        "href": line.url,
+        "build": line.build,
+        "size": size(line.size),
+        "date": line.day,
+        "requires": needs,
+        "requires_python": line.requires_python,
+        "sha256": line.sha256,
+        "yanked": line.yanked,
+        "runs": line.runs,
     }
 
 

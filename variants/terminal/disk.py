@@ -24,6 +24,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails does not say where
+        raise
     finally:
         remove(part)
 
@@ -36,6 +39,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Is this the name of a file that :func:`replacing` writes to?"""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 class Lock(NamedTuple):
     """That a lock is held, for functions that may work only then: what another run is writing looks like a dead one's leftovers."""
 
@@ -46,6 +54,22 @@ def remove_leftovers(lock: Lock, folder: Path, name: str = "*") -> None:
     """Remove what killed runs left behind of `name` in `folder`. `lock`: the one that whoever writes there holds."""
     for part in folder.glob(f".{name}.*.tmp"):
         remove(part)
+
+
+@contextlib.contextmanager
+def queued(path: Path) -> Iterator[Lock]:
+    """Hold the lock of a file or folder that several runs write, after waiting for whoever has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print(f"waiting for another run that writes {path}", markup=False)
+        lock.acquire()
+    try:
+        yield Lock(path)
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
