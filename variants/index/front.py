@@ -26,9 +26,12 @@ def render(project: str, lines: Sequence[Line], listing: Listing, needs: Mapping
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     versions = []
+    by_version: dict[str, list[Line]] = {}
+    for line in sorted(lines, key=_order):
+        by_version.setdefault(line.version, []).append(line)
     same: dict[object, str] = {}  # most versions have the labels and platforms of a newer one, and so its table
-    for version in sorted({line.version for line in lines}, key=Version, reverse=True):
-        rows = [_file(line, needs[line.name]) for line in sorted(lines, key=_order) if line.version == version]
+    for version in sorted(by_version, key=Version, reverse=True):
+        rows = [_file(line, needs[line.name]) for line in by_version[version]]
         kind = _kind(listing, version)
         as_in = same.setdefault(kind, version)
         machines = _machines(listing, version) if as_in == version else []

@@ -73,12 +73,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The version, a local one included (PEP 440)."""
         return self._parsed[1]
 
-    @property
+    @functools.cached_property
     def label(self) -> str | None:
         """The variant label in a wheel's name; a wheel with a local version has none."""
         return archive.split_label(self.name)[1] if self.is_wheel else None
 
-    @property
+    @functools.cached_property
     def backend(self) -> str | None:
         """Whose classic index lists it: a label for a wheel with that local version, ``cpu`` for a wheel of ours without a
         label."""
@@ -125,6 +125,10 @@ class Ledger:
         self.lines = list(lines)
         self.wheels = {line.name: line for line in self.lines if line.is_wheel}
         self._texts: dict[str, bytes] = {}
+
+    def by_hash(self) -> dict[str, Line]:
+        """The wheels by their SHA-256."""
+        return {line.sha256: line for line in self.wheels.values()}
 
     def add(self, line: Line) -> None:
         """Append a line."""

@@ -107,15 +107,16 @@ def _repository(root: str, ledger: Ledger, wheels: Iterable[Line], extra: Iterab
     by_project: dict[str, list[Line]] = {}
     for line in [*sorted(wheels, key=lambda line: line.order), *sorted(extra, key=lambda line: line.order)]:
         by_project.setdefault(line.project, []).append(line)
+    by_hash = ledger.by_hash()
     for project, lines in sorted(by_project.items()):
-        rows = [_row(ledger, line, f"{root}/{project}") for line in lines]
+        rows = [_row(line, f"{root}/{project}", by_hash) for line in lines]
         yield f"{root}/{project}/index.json", pages.as_json(project, rows)
         yield f"{root}/{project}/index.html", pages.as_html(project, rows)
     yield f"{root}/index.json", pages.root_json(sorted(by_project))
     yield f"{root}/index.html", pages.root_html(sorted(by_project))
 
 
-def _row(ledger: Ledger, line: Line, folder: str) -> Row:
+def _row(line: Line, folder: str, by_hash: Mapping[str, Line]) -> Row:
     """One link on the page in `folder`. The metadata file lies beside the wheel (PEP 658), so only where the site holds the
     wheel."""
     here = line.is_wheel and line.url == url_of(line)
@@ -128,7 +129,7 @@ def _row(ledger: Ledger, line: Line, folder: str) -> Row:
         line.date,
         line.requires_python,
         line.metadata if here else None,
-        yanked(ledger, line),
+        _yanked(line, by_hash),
         line.is_wheel,
     )
 
@@ -141,11 +142,10 @@ def _relative(url: str, folder: str) -> str:
     return "../" * (folder.count("/") + 1) + url
 
 
-def yanked(ledger: Ledger, line: Line) -> str | None:
+def _yanked(line: Line, by_hash: Mapping[str, Line]) -> str | None:
     """Why a wheel should not be taken: by its own line, or by that of the labelled wheel that it was made of."""
-    if line.yanked is None and line.source:
-        return next((other.yanked for other in ledger.wheels.values() if other.sha256 == line.source), None)
-    return line.yanked
+    made_of = by_hash.get(line.source) if line.source else None
+    return made_of.yanked if line.yanked is None and made_of else line.yanked
 
 
 def _merged(ledger: Ledger) -> dict[tuple[str, str], list[Line]]:
