@@ -31,6 +31,10 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PINS = {"build": ROOT / "variants" / "pins" / "build.txt", "compilers": ROOT / "variants" / "pins" / "compilers.txt"}
 MATRIX = {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "variants").glob("*.toml"))}
 
+#: pytest on two processes, for tests that mostly wait for one program: what the tests of a file, or of a group, share is made once.
+BY_FILE = ("--numprocesses", "2", "--dist", "loadfile")
+BY_GROUP = ("--numprocesses", "2", "--dist", "loadgroup")
+
 
 def asked(words: list[str]) -> list[str]:
     """The variants among the words after `--`, which become sessions; where none is named, those that need nothing but pip.
@@ -158,7 +162,7 @@ def installers(session: nox.Session) -> None:
     """Run the real uv, an older one, pip, poetry and pdm against indexes on a loopback server; the front page in Chromium."""
     folder = ours(session, "tests/installers")
     install(session, "tests", "installers", "browser")
-    session.run("python", "-m", "pytest", folder, *session.posargs)
+    session.run("python", "-m", "pytest", *BY_FILE, folder, *session.posargs)
 
 
 @nox.session(tags=["slow"], default=False)
@@ -188,7 +192,7 @@ def boundary(session: nox.Session) -> None:
     """Fail in every function of a plugin and in every way, beside the CPU wheel of dist/: an error each time, a living process."""
     folder = ours(session, "tests/boundary")
     install(session, "compilers", "tests", "installers")
-    session.run("python", "-m", "pytest", folder, *session.posargs)
+    session.run("python", "-m", "pytest", *BY_GROUP, folder, *session.posargs)
 
 
 @nox.session(tags=["slow"], default=False)

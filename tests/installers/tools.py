@@ -21,6 +21,7 @@ from variants.index import index
 from variants.index.ledger import Line
 from variants.platforms import PLATFORMS
 from variants.steps import label
+from variants.terminal import disk
 from variants.wheel import archive
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,10 +129,11 @@ def tool(name: str) -> Path:
     wanted = pins(name)
     folder = ROOT / "build" / "installers" / wanted[0].replace("==", "-")
     path = folder / "bin" / program
-    if not path.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([UV, "venv", "--quiet", folder], check=True)
-        subprocess.run([UV, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *wanted], check=True)
+    with disk.queued(folder):  # the tests run in several processes
+        if not path.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([UV, "venv", "--quiet", folder], check=True)
+            subprocess.run([UV, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *wanted], check=True)
     return path
 
 
