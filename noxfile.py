@@ -161,7 +161,7 @@ def serve(session: nox.Session) -> None:
 def installers(session: nox.Session) -> None:
     """Run the real uv, an older one, pip, poetry and pdm against indexes on a loopback server; the front page in Chromium."""
     folder = ours(session, "tests/installers")
-    install(session, "tests", "installers", "browser")
+    install(session, "tests", "installers", "browser", "providers")
     session.run("python", "-m", "pytest", *BY_FILE, folder, *session.posargs)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from packaging.requirements import Requirement
 from variantlib.models.variant import VariantProperty
@@ -15,7 +18,7 @@ from variantlib.variants_json import VariantsJson
 
 from tests.installers.tools import ROOT, ROWS, UV, emulate, environment
 from variants import matrix
-from variants.choice import explain, known, listing, machine
+from variants.choice import explain, known, listing, machine, metadata, providers
 from variants.choice.known import Row
 
 NEWEST = subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.strip()
@@ -92,9 +95,8 @@ def test_resolver(row: Row, offer: tuple[Path, str]) -> None:
             major, minor = max(tuple(int(part) for part in sm.split(".")) for sm in row.sm)
             values = [f"{major}{m}_real" for m in range(minor, -1, -1)] + [f"{major}0_virtual"]
             supported += [VariantProperty("nvidia", "sm_arch", value) for value in values]
-    supported += [VariantProperty("amd", "gfx_arch", value) for value in row.gfx]
-    supported += [VariantProperty("amd", "rocm_version", row.rocm)] if row.rocm else []
-    features = {"nvidia": ["cuda_version_lower_bound", "cuda_version_upper_bound", "sm_arch"], "amd": ["gfx_arch", "rocm_version"]}
+    supported += [VariantProperty("amd", "gfx_arch", value) for value in row.gfx if "amd" in row.optional]
+    features = {"nvidia": ["cuda_version_lower_bound", "cuda_version_upper_bound", "sm_arch"], "amd": ["gfx_arch"]}
     ordered = sort_and_filter_supported_variants(
         list(info.variants.values()), supported, list(info.namespace_priorities), feature_priorities=features
     )
@@ -103,6 +105,24 @@ def test_resolver(row: Row, offer: tuple[Path, str]) -> None:
     labels = {frozenset(description.properties): label for label, description in info.variants.items()}
     chosen = [labels[frozenset(description.properties)] for description in ordered if description.properties]
     assert next((label for label in chosen if label in there), "plain") == row.gets
+
+
+def test_amd_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AMD's own package, by the name and place that the wheels give, knows our features and architectures, and answers as we say."""
+    info = metadata.own().providers["amd"]
+    (requirement,) = map(Requirement, info.requires)
+    assert requirement.specifier.contains(importlib.metadata.version(requirement.name))
+    module, _, name = str(info.plugin_api).partition(":")
+    plugin = getattr(importlib.import_module(module), name)
+    assert plugin.namespace == "amd"
+    known = {config.name: config.values for config in plugin.get_all_configs()}
+    assert set(known) == set(providers.PROVIDERS["amd"].features)
+    assert set(matrix.load()["rocm7"].properties["amd"]["gfx_arch"]) <= set(known["gfx_arch"])
+    monkeypatch.setenv("ROCM_BOOTSTRAP_FORCE_GFX_ARCH", "gfx1100,gfx942")
+    here = machine.detect()
+    found = {config.name: config.values for config in plugin.get_supported_configs()}
+    assert found == providers.supported("amd", info, msgspec.structs.replace(here, optional=("amd",)))
+    assert providers.supported("amd", info, here) == {}
 
 
 @pytest.mark.parametrize("platform", sorted({row.platform for row in ROWS}))

@@ -48,7 +48,8 @@ def test_reasons(judge: Judge) -> None:
     assert judge("cuda13", rtx).change == "a newer NVIDIA driver, for CUDA 13.0"
     assert judge("cuda12", rtx).reason == "fits, and comes first in the order nvidia, amd, llama_cpp (by nvidia)"
     assert judge("vulkan", rtx).reason == "would fit; cuda12 is ordered before it"
-    assert judge("rocm7", rtx).reason == "needs an AMD GPU with ROCm, found none"
+    assert judge("rocm7", rtx).reason == "the provider of amd is optional: it is asked where the user enables it"
+    assert judge("rocm7", Machine(optional=("amd",))).reason == "needs an AMD GPU, found none"
     maxwell = Machine(driver="13.0", sm=("5.2",))
     assert judge("cuda12", maxwell).reason == (
         "has code for SM 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and for newer GPUs through PTX of 9.0, 10.0, 11.0, 12.0, "
@@ -58,8 +59,8 @@ def test_reasons(judge: Judge) -> None:
     assert "no NVIDIA GPU with a driver" in judge("cuda12", Machine()).reason
     assert "nvidia-smi" in judge("cuda12", Machine()).change
     assert judge("cuda12", Machine(driver="12.8")).reason == "needs to know the GPU's compute capability, found none"
-    radeon = Machine(gfx=("gfx1100",), rocm="6.4.0")
-    assert judge("rocm7", radeon).reason == "needs ROCm, one of 10 versions from 7.0.0 to 7.2.4, found 6.4.0"
+    radeon = Machine(gfx=("gfx803",), optional=("amd",))
+    assert judge("rocm7", radeon).reason.startswith("has code for gfx1030, gfx1100")
     assert judge("rocm7", radeon, "uv").reason == "uv does not know the provider of amd"
     assert judge("cuda13", rtx, "pip").reason == "pip does not know labelled wheels"
     assert "the wheel without a label" in judge(None, rtx, "pip").reason
@@ -94,24 +95,24 @@ def test_processor_levels(cpu: str, level: str) -> None:
 
 
 def test_detect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine, with the nvidia-smi and rocminfo of another one on PATH."""
+    """This machine, with the nvidia-smi of another one on PATH, and the kernel's list of AMD's GPUs of another one."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name in list(os.environ):
-        if name.startswith(("NV_", "AMD_", "UV_")):
+        if name.startswith(("NV_", "ROCM_", "UV_")):
             monkeypatch.delenv(name)
     smi = tmp_path / "nvidia-smi"
     smi.write_text(
         "#!/bin/sh\ncase $1 in --query-gpu=driver_version) echo 570.1;; -q) echo 'CUDA Version   : 12.8';;"
         " --query-gpu=compute_cap) echo 6.1; echo 8.6;; esac\n"
     )
-    (tmp_path / "rocminfo").write_text("#!/bin/sh\necho '  Name:  gfx1100'\necho 'Name: gfx000'\n")
-    for path in tmp_path.iterdir():
-        path.chmod(0o755)
-    monkeypatch.setenv("ROCM_PATH", str(tmp_path))
-    (tmp_path / ".info").mkdir()
-    (tmp_path / ".info" / "version").write_text("7.0.2-56\n")
+    smi.chmod(0o755)
+    for node, version in enumerate((0, 90402, 110000, 110000, 90010)):
+        (tmp_path / "nodes" / str(node)).mkdir(parents=True)
+        (tmp_path / "nodes" / str(node) / "properties").write_text(f"cpu_cores_count 0\ngfx_target_version {version}\n")
+    assert machine._amd([], tmp_path / "nodes") == ("gfx942", "gfx1100", "gfx90a")
+    monkeypatch.setenv("ROCM_BOOTSTRAP_FORCE_GFX_ARCH", "gfx1100, gfx942")
     found = machine.detect()
-    assert (found.driver, found.sm, found.gfx, found.rocm) == ("12.8", ("6.1", "8.6"), ("gfx1100",), "7.0.2")
+    assert (found.driver, found.sm, found.gfx) == ("12.8", ("6.1", "8.6"), ("gfx1100", "gfx942"))
     assert any(str(smi) in note for note in found.notes)
     smi.write_text("#!/bin/sh\necho failed\nexit 9\n")
     assert machine.detect().driver is None
@@ -157,7 +158,6 @@ def test_every_label_of_the_matrix_is_known_to_its_provider() -> None:
         (["--platform", "linux_z80"], 'nobody knows the platform "linux_z80"'),
         (["--cpu", "abacus"], 'nobody knows the processor "abacus"'),
         (["--gfx", "rx7900"], 'is no AMD architecture'),
-        (["--rocm", "seven"], 'is no version'),
         (["nowhere"], "nowhere is no folder"),
         (["http://127.0.0.1:9/simple/"], "does not answer as an index"),
     ],
@@ -176,7 +176,7 @@ def test_command_line(cli: Cli, offered: Path) -> None:
     assert done.returncode == 0
     assert "takes      llama_cpp_python-9.9.7-py3-none-win_amd64-cuda12.whl" in done.stdout
     assert "needs driver for CUDA 13.0 or newer, found 12.8" in done.stdout
-    done = cli("explain", offered, "--gfx", "gfx1100", "--rocm", "7.0.0", "--json")
+    done = cli("explain", offered, "--gfx", "gfx1100", "--optional", "amd", "--json")
     answer = json.loads(done.stdout)
     assert answer["choice"]["label"] == "rocm7"
     assert answer["others"]["uv"].endswith("-vulkan.whl")

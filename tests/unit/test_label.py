@@ -206,3 +206,12 @@ def test_schema() -> None:
         metadata.read_wheel(content, "other")
     with pytest.raises(ValueError, match="truncated"):
         metadata.read_wheel(b"", "v")
+
+
+def test_a_provider_that_nobody_has_published() -> None:
+    """A package name that anybody may register is not written into a wheel; in somebody else's wheel it is no fault of the file."""
+    table = {"amd": {"gfx_arch": ["gfx1100"]}}
+    content = metadata.to_bytes(metadata.dist_info("rocm", table)).replace(b"rocm-bootstrap", b"amd-variant-provider")
+    with pytest.raises(ValueError, match=r"providers\.amd names amd-variant-provider, which no vendor has published"):
+        metadata.read_wheel(content, "rocm")
+    assert metadata.read_wheel(content, "rocm", ours=False).providers["amd"].optional

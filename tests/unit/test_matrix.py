@@ -74,7 +74,7 @@ def test_architectures_stand_once(tmp_path: Path) -> None:
         (
             'plugin = "hip"\n' + LABELLED + '[hip]\nrocm = "7.0"\narchitectures = ["1100"]\n',
             '"1100" is no AMD architecture',
-            "rocminfo",
+            "LLVM",
         ),
         (LABELLED + CUDA + 'architectures = ["86"]\n', "table `cuda` is another backend's", 'plugin = "cuda"'),
         (WITH_CUDA + CUDA + 'architectures = ["86"]\nptx = "9"\n', '`ptx`: "9" is no NVIDIA architecture', 'as "86"'),

@@ -29,14 +29,14 @@ _PIECES = {
 
 
 class Hip(Lists, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """AMD: the architectures, once, for the compiler and for the property `gfx_arch`; `"gfx1100"`, as rocminfo has it."""
+    """AMD: the architectures, once, for the compiler and for the property `gfx_arch`; `"gfx1100"`, as LLVM has it."""
 
     rocm: Annotated[str, Meta(description="the oldest ROCm that builds it; a newer one of the same major does, too")]
 
     maker = "AMD"
     spelling = r"gfx\d{1,2}\d[0-9a-f]"
-    spelt = 'Write it as rocminfo does, "gfx1100".'
-    detector = "rocminfo"
+    spelt = 'Write it as LLVM does, "gfx1100".'
+    detector = "the kernel"
     example = "gfx1100"
 
     def properties(self) -> Properties:

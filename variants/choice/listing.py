@@ -89,7 +89,7 @@ def _read_wheels(folder: Path, project: str) -> Listing:
             try:
                 with archive.open_wheel(path) as opened:
                     content = opened.read(f"{archive.dist_info(opened)}/variant.json")
-                info = metadata.read_wheel(content, candidate.label)
+                info = metadata.read_wheel(content, candidate.label, ours=False)
                 variants.setdefault(candidate.version, VariantsJson(info)).merge(info)
             except (KeyError, ValueError, ValidationError, WheelError) as error:
                 problems[candidate.version] = Problem(f"{path.name}: {error}", fatal=False)

@@ -24,6 +24,7 @@ _MACOS = re.compile(r"macosx_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>x86_64|arm64
 _WINDOWS = re.compile(r"win_(?P<arch>amd64|arm64)|win32")
 _LEGACY = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}  # PEP 600, "Legacy manylinux tags"
 _VERSION = re.compile(r"\d+\.\d+")
+_KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # of Linux' driver for AMD's GPUs
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     driver: str | None = None
     sm: tuple[str, ...] = ()
     gfx: tuple[str, ...] = ()
-    rocm: str | None = None
+    optional: tuple[str, ...] = ()
     cpu: str | None = None
     preview: bool = True
 
@@ -40,10 +41,10 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 class Machine(Hardware, frozen=True):
     """What decides which wheel fits.
 
-    `platform`: the newest wheel platform that it runs. `python`: as in ``3.12``. `driver`: newest
-    CUDA version of NVIDIA's driver, as in ``12.8``; `sm`: compute capability of each NVIDIA GPU, as in ``8.6``. `gfx`, `rocm`:
-    AMD's architectures (``gfx1100``) and ROCm version (``7.0.0``). `cpu`: the processor's name in archspec. `preview`: uv's preview
-    feature for variants is on. `notes`: how it was found out, one line a fact."""
+    `platform`: the newest wheel platform that it runs. `python`: as in ``3.12``. `driver`: newest CUDA version of NVIDIA's driver,
+    as in ``12.8``; `sm`: compute capability of each NVIDIA GPU, as in ``8.6``. `gfx`: AMD's architectures (``gfx1100``).
+    `optional`: namespaces whose provider is asked although it is optional (PEP 850). `cpu`: the processor's name in archspec.
+    `preview`: uv's preview feature for variants is on. `notes`: how it was found out, one line a fact."""
 
     platform: str = PLATFORMS["linux_x86_64"].newest
     python: str = "3.12"
@@ -65,7 +66,7 @@ class Machine(Hardware, frozen=True):
                 + (f", driver for CUDA {self.driver}" if self.driver else ", driver unknown")
             )
         if self.gfx:
-            parts.append(f"AMD {', '.join(self.gfx)}" + (f", ROCm {self.rocm}" if self.rocm else ", no ROCm"))
+            parts.append(f"AMD {', '.join(self.gfx)}")
         gpu = self.driver or self.sm or self.gfx
         return " · ".join(parts if gpu else [*parts, "no GPU with a provider"])
 
@@ -83,7 +84,7 @@ OPTIONS = {
     "driver": Option("CUDA", "NVIDIA's driver, by the newest CUDA that it runs, as in 12.8"),
     "sm": Option("SM", "compute capability of an NVIDIA GPU, as in 8.6 (again for each)", repeated=True),
     "gfx": Option("GFX", "architecture of an AMD GPU, as in gfx1100 (again for each)", repeated=True),
-    "rocm": Option("VERSION", "ROCm, as in 7.0.0"),
+    "optional": Option("NAMESPACE", "a namespace whose provider is asked although it is optional: amd", repeated=True),
     "cpu": Option("CPU", "processor by archspec's name, as in haswell"),
 }
 
@@ -107,8 +108,6 @@ def checked(machine: Machine) -> Machine:
     for value in machine.gfx:
         if not re.fullmatch(r"gfx[0-9a-f]+", value):
             raise UsageError(f'--gfx: "{value}" is no AMD architecture.', "Write it as in --gfx gfx1100.")
-    if machine.rocm is not None and not re.fullmatch(r"\d+\.\d+(\.\d+)?", machine.rocm):
-        raise UsageError(f'--rocm: "{machine.rocm}" is no version.', "Write it as in --rocm 7.0.0.")
     if machine.cpu is not None and machine.cpu not in archspec.cpu.TARGETS:
         raise UsageError(
             f'--cpu: nobody knows the processor "{machine.cpu}".', "Use a name of archspec, as in haswell, zen4, x86_64_v3, m1."
@@ -117,17 +116,17 @@ def checked(machine: Machine) -> Machine:
 
 
 def detect() -> Machine:
-    """This machine, by the means that uv and the providers use: ``nvidia-smi``, ``rocminfo``, their variables, archspec."""
+    """This machine, by the means of uv and the providers: ``nvidia-smi``, the kernel's list of GPUs, their variables, archspec."""
     notes: list[str] = []
     driver, sm = _nvidia(notes)
-    gfx, rocm = _amd(notes)
+    gfx = _amd(notes)
     cpu = str(archspec.cpu.host().name)
     notes.append(f"processor {cpu}: archspec")
     known = (_LINUX, _MACOS, _WINDOWS)
     platform = next((tag for tag in tags.platform_tags() if any(pattern.fullmatch(tag) for pattern in known)), "unknown")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     feature = _uv_feature(notes)
-    return Machine(platform, python, tuple(notes), driver=driver, sm=sm, gfx=gfx, rocm=rocm, cpu=cpu, preview=feature)
+    return Machine(platform, python, tuple(notes), driver=driver, sm=sm, gfx=gfx, cpu=cpu, preview=feature)
 
 
 def wheel_tags(machine: Machine) -> dict[str, int]:
@@ -182,21 +181,22 @@ def _nvidia(notes: list[str]) -> tuple[str | None, tuple[str, ...]]:
     return version[1] if version else None, tuple(dict.fromkeys(capabilities))
 
 
-def _amd(notes: list[str]) -> tuple[tuple[str, ...], str | None]:
-    """AMD architectures and ROCm version, as amd-variant-provider finds them: variables, ``rocminfo``, the version file."""
-    forced = os.environ.get("AMD_VARIANT_PROVIDER_GFX_ARCH", "")
-    gfx = [word for word in re.split(r"[,\s;]+", forced) if word]
-    if not gfx and (tool := shutil.which("rocminfo")):
-        gfx = sorted(set(re.findall(r"\bgfx\d+[0-9a-f]*\b", _ask(tool) or "")) - {"gfx000"})
-    file = Path(os.environ.get("ROCM_PATH", "/opt/rocm")) / ".info" / "version"
-    rocm = os.environ.get("AMD_VARIANT_PROVIDER_ROCM_VERSION")
-    if not rocm and file.is_file() and (match := re.match(r"\d+\.\d+\.\d+", file.read_text(encoding="utf-8"))):
-        rocm = match[0]
-    if gfx or rocm:
-        notes.append("AMD: " + ("variables in the environment" if forced else "rocminfo and ROCm's version file"))
-    else:
-        notes.append("AMD: there is no rocminfo on PATH and no ROCm")
-    return tuple(gfx), rocm
+def _amd(notes: list[str], nodes: Path = _KFD) -> tuple[str, ...]:
+    """AMD's architectures, as rocm-bootstrap finds them on Linux: its variables, then the kernel driver's list of GPUs."""
+    if os.environ.get("ROCM_BOOTSTRAP_DISABLE_DETECTION") == "1":
+        notes.append("AMD: ROCM_BOOTSTRAP_DISABLE_DETECTION")
+        return ()
+    forced = [word.strip() for word in os.environ.get("ROCM_BOOTSTRAP_FORCE_GFX_ARCH", "").split(",")]
+    if any(forced):
+        notes.append("AMD: ROCM_BOOTSTRAP_FORCE_GFX_ARCH")
+        return tuple(dict.fromkeys(filter(None, forced)))
+    found = []
+    for file in sorted(nodes.glob("*/properties"), key=lambda file: int(file.parent.name) if file.parent.name.isdecimal() else -1):
+        if match := re.search(r"(?m)^gfx_target_version (\d+)$", file.read_text(encoding="ascii", errors="replace")):
+            version = int(match[1])  # 90402 is gfx942; 0 is a processor
+            found += [f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"] if version else []
+    notes.append(f"AMD: {nodes}" if found else "AMD: the kernel lists no GPU of AMD's")
+    return tuple(dict.fromkeys(found))
 
 
 def _uv_feature(notes: list[str]) -> bool:

@@ -152,14 +152,19 @@ def to_bytes(info: VariantsJson) -> bytes:
     return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
 
 
-def read_wheel(content: bytes, label: str) -> VariantDistInfo:
+def read_wheel(content: bytes, label: str, ours: bool = True) -> VariantDistInfo:
     """``variant.json`` of a wheel whose file name carries `label`.
 
     Raises:
-        ValueError: it is no such file, one that uv or variantlib would refuse, or of another label.
+        ValueError: it is no such file, one that uv or variantlib would refuse, or of another label; or it is of a wheel of `ours`,
+            and names a provider's package that no vendor has published.
     """
     _check_strictly(content)
     try:
-        return VariantDistInfo(content, label)
+        info = VariantDistInfo(content, label)
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
+    for namespace, provider in info.providers.items() if ours else ():
+        if lacking := providers.unpublished(provider.requires):
+            raise ValueError(f"providers.{namespace} names {', '.join(lacking)}, which no vendor has published")
+    return info

@@ -1,7 +1,7 @@
 """What variant providers answer (PEP 825, "Provider plugins") about any machine: the properties that it supports, best first.
 
 No provider package on the index works with today's installers, so their rules stand here: as nvidia-variant-provider,
-amd-variant-provider, x86-64-variant-provider and aarch64-variant-provider spell them, and as uv 0.13 applies those it knows.
+rocm-bootstrap, x86-64-variant-provider and aarch64-variant-provider spell them, and as uv 0.13 applies those it knows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import archspec.cpu
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 from variantlib.models.variant_info import ProviderInfo
 
 from .machine import Machine
@@ -40,11 +41,14 @@ class Provider(msgspec.Struct, frozen=True):
 def supported(namespace: str, info: ProviderInfo, machine: Machine) -> Supported | None:
     """What the provider of `namespace` answers on `machine`; None where nobody knows such a provider.
 
-    Static properties are supported everywhere, in the order in which they are listed (PEP 850, "Static properties").
+    Static properties are supported everywhere, in the order in which they are listed (PEP 850, "Static properties"); of an optional
+    provider nothing is, unless the user enables it.
     """
     if info.static_properties:
         order = info.feature_order or list(info.static_properties)
         return {feature: list(info.static_properties[feature]) for feature in order}
+    if info.optional and namespace not in machine.optional:
+        return {}
     return PROVIDERS[namespace].supported(machine) if namespace in PROVIDERS else None
 
 
@@ -52,6 +56,11 @@ def unmet(namespace: str, feature: str, values: Sequence[str], machine: Machine,
     """Why ``namespace :: feature`` of these values does not fit `machine`: what is needed and found, and what would change it."""
     if info.static_properties:
         return f"{namespace} has no {feature} {' or '.join(values)}", "nothing: the wheel contradicts its own provider"
+    if info.optional and namespace not in machine.optional:
+        return (
+            f"the provider of {namespace} is optional: it is asked where the user enables it",
+            f"enabling it; or the index of {namespace}'s label",
+        )
     if namespace not in PROVIDERS:
         return f"no provider is known for {namespace}", "an installer that runs provider plugins"
     return PROVIDERS[namespace].unmet(feature, values, machine)
@@ -67,6 +76,21 @@ def error(namespace: str, feature: str, value: str) -> str | None:
     if not re.fullmatch(known.features[feature], value):
         return f"the provider of {namespace} has no {feature} {value}"
     return None
+
+
+#: Packages of providers that their vendors have published. Whoever registered another name would be run by every tool that runs
+#: plugins.
+PUBLISHED = {
+    "nvidia-variant-provider": "NVIDIA",
+    "rocm-bootstrap": "AMD",
+    "x86-64-variant-provider": "Quansight and others, for PEP 825",
+    "aarch64-variant-provider": "Quansight and others, for PEP 825",
+}
+
+
+def unpublished(requires: Sequence[str]) -> list[str]:
+    """The packages among a provider's requirements that no vendor has published (:data:`PUBLISHED`)."""
+    return [name for text in requires if (name := canonicalize_name(Requirement(text).name)) not in PUBLISHED]
 
 
 def uv_lacks(namespace: str, info: ProviderInfo) -> str | None:
@@ -140,16 +164,13 @@ def _readable(values: Sequence[str], kind: str) -> str:
 
 
 def _amd(machine: Machine) -> Supported:
-    """amd-variant-provider: every architecture found, and the one ROCm version, literally."""
-    return {"gfx_arch": list(machine.gfx)} | ({"rocm_version": [machine.rocm]} if machine.rocm else {}) if machine.gfx else {}
+    """rocm-bootstrap: every architecture found. It does not look for ROCm."""
+    return {"gfx_arch": list(machine.gfx)} if machine.gfx else {}
 
 
 def _amd_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unmet:
     if not machine.gfx:
-        return "needs an AMD GPU with ROCm, found none", "an AMD GPU and ROCm, so that `rocminfo` answers"
-    if feature == "rocm_version":
-        wanted = f"one of {len(values)} versions from {values[0]} to {values[-1]}" if len(values) > 3 else " or ".join(values)
-        return f"needs ROCm, {wanted}, found {machine.rocm or 'none'}", f"ROCm {values[-1]}"
+        return "needs an AMD GPU, found none", "an AMD GPU with its kernel driver"
     return f"has code for {', '.join(values)}, found {', '.join(machine.gfx)}", "another GPU"
 
 
@@ -210,7 +231,7 @@ PROVIDERS = {
         uv="0.0.1",
         plugin_api="nvidia_variant_provider.plugin:NvidiaVariantPlugin",
     ),
-    "amd": Provider({"gfx_arch": r"gfx\d+[0-9a-f]*", "rocm_version": r"\d+\.\d+\.\d+"}, _amd, _amd_unmet),
+    "amd": Provider({"gfx_arch": r"gfx\d+[0-9a-f]*"}, _amd, _amd_unmet),
     "x86_64": Provider({"level": r"v[1-4]"}, _x86_64, _x86_64_unmet, uv="0.2.1"),
     "aarch64": Provider({"version": r"8(\.[1-4])?a"}, _aarch64, _aarch64_unmet, uv="0.2.0"),
 }
