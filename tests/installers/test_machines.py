@@ -108,7 +108,7 @@ def test_resolver(row: Row, offer: tuple[Path, str]) -> None:
 
 
 def test_amd_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AMD's own package, by the name and place that the wheels give, knows our features and architectures, and answers as we say."""
+    """AMD's own package, by the name and place that the wheels give, knows our features and architectures, and answers alike."""
     info = metadata.own().providers["amd"]
     (requirement,) = map(Requirement, info.requires)
     assert requirement.specifier.contains(importlib.metadata.version(requirement.name))
