@@ -209,6 +209,8 @@ def _refuse_foreign(
     lock: disk.Lock, site: Path, written: set[str], planned: Mapping[str, bytes], held: Iterable[Line], hashes: Hashes
 ) -> None:
     """Raise a DiskError where the folder holds what no run of ours wrote: it is neither noted nor what would be written."""
+    if site.exists() and not site.is_dir():
+        raise DiskError(f"{site} is a file.", "Name a folder for the site (--site FOLDER).")
     wheels = {path_of(line): line for line in held}
 
     def is_ours(path: Path) -> bool:
