@@ -31,6 +31,7 @@ from . import _ctypes_extensions as _upstream
 
 BACKENDS_VARIABLE = "LLAMA_CPP_BACKENDS"
 OUT_OF_TREE_VARIABLE = "GGML_BACKEND_PATH"
+COOPMAT_VARIABLE = "GGML_VK_DISABLE_COOPMAT"
 LIB_PATH_VARIABLE = "LLAMA_CPP_LIB_PATH"  # upstream's own name for "take the libraries from there"
 
 _PREFIX = "" if sys.platform == "win32" else "lib"
@@ -285,12 +286,14 @@ class _Backends:
     def _load(self, plugin: Plugin) -> bool:
         facts = _described(self.lib_dir, plugin.name)
         no_driver = _open_packages(facts)
-        guard = self._guard() if plugin not in self.cpu else None
+        # On Windows for the CPU's, too: ggml takes a path in the system's code page there, which has not every letter.
+        guard = self._guard() if plugin not in self.cpu or sys.platform == "win32" else None
         why = ctypes.c_char_p()
         path = os.fsencode(str(plugin.path))
         with self._captured_log() as lines:
             if guard:
-                handle = guard.llama_cpp_backend_load(path, plugin is self.out_of_tree, ctypes.byref(why))
+                bare = plugin is self.out_of_tree or plugin in self.cpu
+                handle = guard.llama_cpp_backend_load(path, bare, ctypes.byref(why))
             else:
                 handle = self.ggml.ggml_backend_load(path)
         if why.value:
@@ -303,7 +306,12 @@ class _Backends:
                 plugin.devices = len(devices)
                 if not plugin.devices:
                     plugin.reason = f"found no device ({text})" if text else "found no device"
-                if guard:
+                elif all(self._is_software(device) for device in devices):
+                    # Mesa 26.2's llvmpipe multiplies wrongly with cooperative matrices where subgroups part before a barrier of one
+                    # subgroup (the last columns in mul_mm.comp). ggml-vulkan reads this when it makes the device, which comes next.
+                    os.environ.setdefault(COOPMAT_VARIABLE, "1")
+                    plugin.reason = f"{COOPMAT_VARIABLE}={os.environ[COOPMAT_VARIABLE]}, since this device is software"
+                if guard and plugin not in self.cpu:
                     self._try_devices(guard, plugin, handle, devices)
         else:
             reason = text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason"
@@ -327,6 +335,11 @@ class _Backends:
         count = range(self.ggml.ggml_backend_dev_count())
         owner = self.ggml.ggml_backend_dev_backend_reg
         return [one for one in count if owner(self.ggml.ggml_backend_dev_get(one)) == registration]
+
+    def _is_software(self, index: int) -> bool:
+        """Is this device Mesa's software device for Vulkan?"""
+        name = self.ggml.ggml_backend_dev_description(self.ggml.ggml_backend_dev_get(index))
+        return bool(name) and name.startswith(b"llvmpipe")
 
     def _try_devices(self, guard: ctypes.CDLL, plugin: Plugin, registration: int, devices: list[int]) -> None:
         """Make each device of a GPU plugin once, and give the plugin up where one fails: no model would survive it."""
@@ -401,6 +414,7 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
         "ggml_backend_dev_count": (ctypes.c_size_t, []),
         "ggml_backend_dev_get": (ctypes.c_void_p, [ctypes.c_size_t]),
         "ggml_backend_dev_backend_reg": (ctypes.c_void_p, [ctypes.c_void_p]),
+        "ggml_backend_dev_description": (ctypes.c_char_p, [ctypes.c_void_p]),
         "ggml_log_get": (None, [ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)]),
         "ggml_log_set": (None, [ctypes.c_void_p, ctypes.c_void_p]),
     }

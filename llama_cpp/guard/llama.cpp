@@ -7,13 +7,14 @@
 // (-Bsymbolic), so nothing inside llama.cpp runs through these.
 #include "llama.h"
 
-#include "ggml-backend.h"
+#include "ggml-backend-impl.h"
 #include "guard.hpp"
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 
 #ifdef __GLIBC__
@@ -69,6 +70,35 @@ template <typename Call> const char * why_not(Call call) {
 
 #include "guarded-llama.inc"
 
+#ifdef _WIN32
+namespace {
+
+// Registers an opened plugin, as ggml_backend_load does (ggml-backend-reg.cpp), which takes its path in the system's code page: that has
+// not every letter.
+ggml_backend_reg_t registered(void * library) {
+    if (!library) {
+        throw std::runtime_error("it cannot be opened: error " + std::to_string(GetLastError()) + " of Windows");
+    }
+    const auto score = reinterpret_cast<ggml_backend_score_t>(guard::symbol(library, "ggml_backend_score"));
+    if (score && score() == 0) {
+        throw std::runtime_error("it is not supported on this system");
+    }
+    const auto init = reinterpret_cast<ggml_backend_init_t>(guard::symbol(library, "ggml_backend_init"));
+    ggml_backend_reg_t const plugin = init ? init() : nullptr;
+    if (!plugin) {
+        throw std::runtime_error(init ? "ggml_backend_init returned null" : "it has no ggml_backend_init");
+    }
+    if (plugin->api_version != GGML_BACKEND_API_VERSION) {
+        throw std::runtime_error("it is of API version " + std::to_string(plugin->api_version) + ", this core of " +
+                                 std::to_string(GGML_BACKEND_API_VERSION));
+    }
+    ggml_backend_register(plugin);
+    return plugin;
+}
+
+}  // namespace
+#endif
+
 // Loads a plugin as ggml_backend_load does, once it has been given what it needs to tell of its failures. Null, and why, where it is of
 // another boundary, or has none and `any` is false (a plugin that the user named may be any), or where its first look at the devices fails.
 extern "C" GUARD_EXPORT void * llama_cpp_backend_load(const char * path, bool any, const char ** why) {
@@ -86,7 +116,11 @@ extern "C" GUARD_EXPORT void * llama_cpp_backend_load(const char * path, bool an
             throw std::runtime_error("the plugin has no boundary (llama_cpp_boundary), so its failures would end the process: build it "
                                      "with `nox -s build_variant`, or name it in GGML_BACKEND_PATH");
         }
+#ifdef _WIN32
+        plugin = registered(library);
+#else
         plugin = ggml_backend_load(path);  // which says why a library cannot be opened
+#endif
     });
     if (*why) {
         llama_cpp_guard_set_lost(false);  // nothing of the plugin is used

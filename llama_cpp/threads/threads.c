@@ -273,8 +273,9 @@ int omp_get_thread_num(void) {
     return number;
 }
 
-// For the report: the threads of a region at most.
-#if defined(_WIN32)
+// For the report: the threads of a region at most. MinGW's linker exports everything where nothing is marked; one mark more, and
+// ggml_backend_init, which upstream marks for Microsoft's compiler alone, is not exported.
+#if defined(_WIN32) && !defined(__MINGW32__)
 __declspec(dllexport)
 #else
 __attribute__((visibility("default")))
