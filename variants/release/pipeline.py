@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform as host
 import shutil
@@ -449,16 +448,17 @@ def _is(wheel: Path, version: str, wanted: str | None) -> bool:
 def stale(wheel: Path, release: Path = source.VENDOR) -> str | None:
     """Why this checkout would not build this wheel any more, or None where it would. `release`: where its release of upstream is
     (:func:`.source.release`)."""
-    files = archive.contents(wheel)
-    try:
-        made = json.loads(files[assemble.CORE])
-        upstream = source.read_tree(source.read_pin(release / source.PIN.name), release / source.TREE.name)
-        expected = core.fingerprint(upstream, made["toolchain"], made["platform"])
-    except (KeyError, ValueError):
-        return f"it has no readable {assemble.CORE}"
-    if made["fingerprint"] != expected:
-        return f"its core is {made['fingerprint']}, upstream's source and CMakeLists.txt now give {expected}"
-    for name in ("_backends.py", "__main__.py"):
-        if files.get(f"llama_cpp/{name}") != (ROOT / "llama_cpp" / name).read_bytes():
-            return f"llama_cpp/{name} has changed since"
+    with archive.open_wheel(wheel) as opened:
+        files = opened.files()
+        try:
+            made = assemble.decode(opened.read(assemble.CORE))
+            upstream = source.read_tree(source.read_pin(release / source.PIN.name), release / source.TREE.name)
+            expected = core.fingerprint(upstream, made.toolchain, made.platform)
+        except (KeyError, ValueError):
+            return f"it has no readable {assemble.CORE}"
+        if made.fingerprint != expected:
+            return f"its core is {made.fingerprint}, upstream's source and CMakeLists.txt now give {expected}"
+        for name in (f"llama_cpp/{name}" for name in ("_backends.py", "__main__.py")):
+            if name not in files or opened.read(name) != (ROOT / name).read_bytes():
+                return f"{name} has changed since"
     return None
