@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..matrix import DESCRIPTION, Variant
+from ..matrix import DESCRIPTION, Variant, labelled
 from ..platforms import Platform
 from ..wheel import archive, binary, budget
 from .assemble import CORE
@@ -28,6 +28,40 @@ class _Described(msgspec.Struct, frozen=True):
     name: str
     core: str
     toolkit: dict[str, str | list[str]] = {}
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    """Of variant.json, what the label stands for."""
+
+    variants: dict[str, dict[str, dict[str, list[str]]]]
+
+
+def of_label(wheel: Path, label: str) -> str | None:
+    """As :func:`broken`, for a labelled wheel by its own variant.json. Of a label that is no longer in the matrix, the plugin of its
+    plugin.json is asked for.
+
+    Raises:
+        WheelError: it cannot be read.
+    """
+    with archive.open_wheel(wheel) as opened:
+        try:
+            claimed = budget.json(opened.read(f"{archive.dist_info(opened)}/variant.json"), _Claims).variants.get(label, {})
+            if variant := labelled(label):
+                return broken(wheel, variant, claimed)
+            described = budget.json(opened.read(DESCRIPTION), _Described)
+            core = budget.json(opened.read(CORE), _Core).fingerprint
+        except KeyError as error:
+            return f"has the label {label}, and lacks {_missing(error)}"
+        except ValueError as error:
+            return f"has a damaged variant.json, {DESCRIPTION} or {CORE} ({error})"
+        names = [f"llama_cpp/lib/{platform.plugin(described.name)}" for platform in archive.platforms_of(wheel)]
+        lacking = next((name for name in names if name not in opened.files()), None)
+        return f"has no {lacking}" if lacking else None if described.core == core else f"has a plugin of core {described.core}"
+
+
+def _missing(error: KeyError) -> str:
+    """The member that zipfile found no entry of."""
+    return str(error.args[0]).split("'")[1]
 
 
 def broken(wheel: Path, variant: Variant, claimed: Properties | None = None) -> str | None:
@@ -56,7 +90,7 @@ def broken(wheel: Path, variant: Variant, claimed: Properties | None = None) -> 
                 return f"has a {described.name} of core {described.core} by its {DESCRIPTION}, and core {core}"
             return _other_architectures(variant, described, claimed or {}, wheel)
         except KeyError as error:
-            return f"lacks {error.args[0].split(chr(39))[1]}, which says what the plugin is"
+            return f"lacks {_missing(error)}, which says what the plugin is"
         except ValueError as error:
             return f"has a damaged {DESCRIPTION} or {CORE} ({error})"
 
