@@ -292,7 +292,7 @@ def test_a_label_without_its_plugin(name: str, dist: Path, site: Path) -> None:
     if name == "cuda13":
         described = json.loads(files[matrix.DESCRIPTION]) | {"toolkit": {"architectures": ["90"], "ptx": "none"}}
         archive.write(made, files | {matrix.DESCRIPTION: json.dumps(described).encode()}, 1_700_000_000)
-        with pytest.raises(WheelError, match="claims nvidia :: sm_arch :: .*, which its plugin was not compiled for"):
+        with pytest.raises(WheelError, match=r"claims nvidia :: sm_arch :: .*, which its plugin was not compiled for"):
             index.build_index(disk.Lock(Path()), dist, site)
 
 

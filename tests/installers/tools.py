@@ -81,7 +81,7 @@ def stand_in(variant: matrix.Variant, platform: str, fingerprint: str = "0123abc
     toolkit: dict[str, object] = {}
     if variant.lists:
         toolkit = {"architectures": variant.lists.compiled(platform), "ptx": getattr(variant.lists, "ptx", None) or "none"}
-    described = {"name": plugin, "core": fingerprint, "toolkit": toolkit, "lacks": []}
+    described: dict[str, object] = {"name": plugin, "core": fingerprint, "toolkit": toolkit, "lacks": []}
     if plugin is None:
         return {}
     return {

@@ -16,11 +16,11 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from email.parser import BytesParser
 from pathlib import Path
 
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from variantlib.errors import ValidationError
@@ -32,10 +32,10 @@ from ..choice import metadata
 from ..choice.listing import PROJECT, Listing, parse
 from ..errors import UsageError, WheelError
 from ..steps import label as labels
-from ..steps import verify
+from ..steps import promise, verify
 from ..steps.assemble import CORE
 from ..terminal import disk
-from ..wheel import archive, records
+from ..wheel import archive, budget, records
 from . import front, pages
 from .pages import File
 
@@ -240,7 +240,7 @@ def _file(path: Path, known: File | None) -> File:
     """The facts of a wheel; those known from the last time where size and time of the file are the same."""
     stat = path.stat()
     note = path.with_name(path.name + ".yanked")
-    yanked = note.read_text(encoding="utf-8").strip() or "yanked" if note.exists() else None
+    yanked = _note(note) if note.exists() else None
     if known and (known.size, known.mtime) == (stat.st_size, stat.st_mtime_ns):
         return msgspec.structs.replace(known, yanked=yanked)
     label = archive.split_label(path.name)[1]
@@ -249,11 +249,13 @@ def _file(path: Path, known: File | None) -> File:
     name, version, build, tags = archive.parse_name(archive.plain_path(path))
     content, variant = _dist_info(path, label)
     _refuse_unpublished(path, label)
-    header = BytesParser().parsebytes(content, headersonly=True)
-    if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
-        raise WheelError(
-            f"{path} is {header['Name']} {header['Version']} inside, which its name denies.", "Build it again, or remove it."
-        )
+    try:
+        header = archive.headers(content)
+        SpecifierSet(header["Requires-Python"] or "")
+        if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
+            raise ValueError(f"it is {header['Name']} {header['Version']} inside, which its name denies")
+    except ValueError as error:
+        raise WheelError(f"{path}: METADATA cannot be used: {error}.", "Build it again, or remove it.") from error
     return File(
         name=path.name,
         project=name,
@@ -271,6 +273,18 @@ def _file(path: Path, known: File | None) -> File:
         variant=variant,
         yanked=yanked,
     )
+
+
+def _note(note: Path) -> str:
+    """Why a wheel is yanked.
+
+    Raises:
+        WheelError: the file does not say so in UTF-8.
+    """
+    try:
+        return budget.text(note, budget.NOTE).strip() or "yanked"
+    except (OSError, ValueError) as error:
+        raise WheelError(f"{note} cannot be read: {error}.", "Write one line of UTF-8 into it, or leave it empty.") from error
 
 
 def _refuse_unpublished(path: Path, label: str | None) -> None:
@@ -292,6 +306,8 @@ def _refuse_unpublished(path: Path, label: str | None) -> None:
         raise WheelError(f"{path} was built for tests: {labelled.file} has its platform as `unpublished`.", "Remove it.")
     with archive.open_wheel(path) as opened:
         description = opened.read(matrix.DESCRIPTION) if matrix.DESCRIPTION in opened.namelist() else None
+    if label and (why := promise.of_label(path, label)):
+        raise WheelError(f"{path} {why}.", "Take it out of the folder; a label adds nothing to a wheel.")
     if lacks := verify.lacks(description):
         raise WheelError(f"{path} has a plugin that lacks {', '.join(lacks)}.", f"{verify.WHOLE} Take it out of the folder.")
     for platform in known if label is None else ():

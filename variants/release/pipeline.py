@@ -284,7 +284,7 @@ def destination(variant: Variant, platform: Platform) -> Path:
 def record(wheel: Path, toolchain_name: str, made: plugin.Plugin | None) -> None:
     """Write down with what the wheel was built, beside it."""
     told = [toolchain_name, *toolkit.told(made.facts() if made else {})]
-    with contextlib.suppress(OSError):  # the wheel is what was asked for
+    with contextlib.suppress(OSError, WheelError):  # the wheel is what was asked for
         here = {"processor": host.machine(), "system": machine.system(), "python": host.python_version()}
         records.add(wheel, what=records.BUILT, installer="", devices="", tools="; ".join(told), **here)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..errors import UsageError
 from ..matrix import DESCRIPTION, Variant, labelled
 from ..platforms import Platform
 from ..wheel import archive, binary, budget
@@ -37,8 +38,7 @@ class _Claims(msgspec.Struct, frozen=True):
 
 
 def of_label(wheel: Path, label: str) -> str | None:
-    """As :func:`broken`, for a labelled wheel by its own variant.json. Of a label that is no longer in the matrix, the plugin of its
-    plugin.json is asked for.
+    """As :func:`broken`, for a labelled wheel by its own variant.json. If the matrix has no such label, by plugin.json alone.
 
     Raises:
         WheelError: it cannot be read.
@@ -89,6 +89,8 @@ def broken(wheel: Path, variant: Variant, claimed: Properties | None = None) -> 
             if (described.name, described.core) != (plugin, core):
                 return f"has a {described.name} of core {described.core} by its {DESCRIPTION}, and core {core}"
             return _other_architectures(variant, described, claimed or {}, wheel)
+        except UsageError as error:
+            return f"has a damaged {DESCRIPTION} ({error.what})"
         except KeyError as error:
             return f"lacks {_missing(error)}, which says what the plugin is"
         except ValueError as error:

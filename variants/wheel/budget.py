@@ -19,6 +19,8 @@ import msgspec
 
 #: Bytes of one text: METADATA, RECORD, JSON, TOML, a module. The longest in a wheel of today has 0.2 MB.
 TEXT = 4_000_000
+#: Bytes of the reason why a wheel is yanked, which every reader of the index gets.
+NOTE = 10_000
 #: Bytes of an index page: one of 10,000 files has 5 MB.
 PAGE = 16_000_000
 #: Levels of lists and tables in each other. Ours have 6, a bill of materials about 10.
