@@ -352,7 +352,7 @@ def upstream_here() -> Upstream | None:
     try:
         return source.read_tree(source.read_pin())
     except SourceError as error:
-        console.print(f"Wheels are not compared with upstream's files. {error.what} {error.remedy}", markup=False)
+        console.print(f"Wheels are not compared with upstream's files. {error.what} {error.remedy}")
         return None
 
 

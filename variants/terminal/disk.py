@@ -49,11 +49,12 @@ def remove_leftovers(lock: Lock, folder: Path, name: str = "*") -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[Lock]:
-    """Hold this checkout's lock; a lock of a dead process counts for nothing.
+def locked(folder: Path, wait: bool | None = None, what: str = "build") -> Iterator[Lock]:
+    """Hold the lock that lies in `folder`, of builds in this checkout or of something else (`what`); a lock of a dead process counts
+    for nothing. `wait`: for another one to end (None: this step has no option for that).
 
     Raises:
-        BusyError: another build holds it and `wait` is false.
+        BusyError: another one holds it and `wait` is not true.
         DiskError: the checkout cannot be written.
     """
     holder = folder / "lock.txt"
@@ -66,10 +67,10 @@ def locked(folder: Path, wait: bool = False) -> Iterator[Lock]:
             who = holder.read_text() if holder.exists() else "another process"
             if not wait:
                 raise BusyError(
-                    f"Another build is using this checkout ({who}).",
-                    "Wait until it ends, pass --wait to be queued behind it, or build in another clone.",
+                    f"Another {what} is using this checkout ({who}).",
+                    f"Wait until it ends{'' if wait is None else ', pass --wait to be queued behind it'}, or work in another clone.",
                 ) from None
-            console.print(f"waiting for another build in this checkout ({who})")
+            console.print(f"waiting for another {what} in this checkout ({who})")
             lock.acquire()
     except OSError as error:
         raise DiskError(f"{folder} cannot be written: {error.strerror}.", "Build in a checkout that you may write to.") from error

@@ -35,14 +35,17 @@ UNPACKED = 20_000_000_000
 RATIO = 25
 FREE = 64_000_000
 #: Tags in one file name, all combinations: ``py2.py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64`` has 4.
-TAGS = 200
+TAGS = 64
 #: Bytes that a library's tables may be long together, and pieces that they are read in. ggml's largest takes 2 MB in 5,000 pieces.
 TABLES = 64_000_000
 TABLE_READS = 400_000
-#: Properties (PEP 825) of one file, and labels. The matrix has 7 labels with up to 15.
-PROPERTIES = 10_000
+#: Properties (PEP 825) of one file, and labels. The matrix has 5 labels with up to 20.
+PROPERTIES = 5_000
+LABELS = 200
+#: Files on an index page. One of a thousand versions with ten labels has 10,000.
+FILES = 20_000
 #: Seconds for all that is fetched of one index, and redirects on the way.
-FETCH_SECONDS = 30.0
+FETCH_SECONDS = 8.0
 REDIRECTS = 5
 
 _T = TypeVar("_T")
