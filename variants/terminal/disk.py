@@ -50,7 +50,7 @@ def remove_leftovers(lock: Lock, folder: Path, name: str = "*") -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool | None = None, what: str = "build") -> Iterator[Lock]:
-    """Hold the lock that lies in `folder`, of builds in this checkout or of something else (`what`); a lock of a dead process counts
+    """Hold the lock that lies in `folder`, of this checkout's builds or of something else (`what`); that of a dead process counts
     for nothing. `wait`: for another one to end (None: this step has no option for that).
 
     Raises:
@@ -66,9 +66,9 @@ def locked(folder: Path, wait: bool | None = None, what: str = "build") -> Itera
         except Timeout:
             who = holder.read_text() if holder.exists() else "another process"
             if not wait:
+                queued = "" if wait is None else ", pass --wait to be queued behind it"
                 raise BusyError(
-                    f"Another {what} is using this checkout ({who}).",
-                    f"Wait until it ends{'' if wait is None else ', pass --wait to be queued behind it'}, or work in another clone.",
+                    f"Another {what} is using this checkout ({who}).", f"Wait until it ends{queued}, or work in another clone."
                 ) from None
             console.print(f"waiting for another {what} in this checkout ({who})")
             lock.acquire()

@@ -40,6 +40,8 @@ _MAX_FILES = 40_000
 _MAX_BYTES = 2_000_000_000
 # Bytes that are read at once: names, of which a hostile one is as long as it says, and pieces of files.
 _MAX_PIECE = 1_000_000
+# Seconds since 1970: a zip archive, which gets this time, goes up to the year 2107.
+_NEVER = 4_000_000_000
 
 
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -402,12 +404,14 @@ def unpack(archive: Path, target: Path) -> int:
     try:
         with budget.opened(archive) as raw, gzip.GzipFile(fileobj=raw) as plain:
             bounded = _Bounded(plain, archive)
-            with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=bounded, mode="r:") as tar:
                 for member in tar:
                     path = _inside(member, archive)
                     files, size = files + 1, size + member.size
                     if files > _MAX_FILES or size > _MAX_BYTES:
                         raise _hostile(archive, f"unpacks to more than {_MAX_FILES:,} files or {_MAX_BYTES:,} bytes")
+                    if not 0 <= member.mtime < _NEVER:
+                        raise _hostile(archive, f"holds {member.name!r} of the year {member.mtime / 31_556_952 + 1970:.0f}")
                     if member.isdir() or path is None:
                         continue
                     source = tar.extractfile(member)
