@@ -252,6 +252,8 @@ def _file(path: Path, known: File | None) -> File:
     try:
         header = archive.headers(content)
         SpecifierSet(header["Requires-Python"] or "")
+        if len(header["Requires-Python"] or "") > budget.NAME:
+            raise ValueError(f"Requires-Python has more than {budget.NAME} characters")
         if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
             raise ValueError(f"it is {header['Name']} {header['Version']} inside, which its name denies")
     except ValueError as error:

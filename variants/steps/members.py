@@ -58,7 +58,7 @@ def members(wheel: Wheel) -> Iterator[Finding]:
     for name in wheel.files:
         inside = name.removeprefix(f"{wheel.info}/")
         if inside != name:
-            if not _in_dist_info(inside, wheel.variant is not None):
+            if not _in_dist_info(inside, archive.split_label(wheel.path.name)[1] is not None):
                 yield Finding(name, "has no place in dist-info", "No wheel of ours has it: find out who put it there.")
         elif name in wheel.libraries or name in wheel.damaged or name in (CORE, DESCRIPTION, *_OURS):
             continue

@@ -44,7 +44,17 @@ SYSTEM: Mapping[str, tuple[str, ...]] = {
 _PE_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x14C: "x86"}
 _ELF_MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 _MACH_MACHINES = {"x86_64": "x86_64", "ARM64": "aarch64"}
-_UNREADABLE = (ELFError, pefile.PEFormatError, struct.error, AttributeError, LookupError, StopIteration, ValueError, OSError)
+_UNREADABLE = (
+    ELFError,
+    pefile.PEFormatError,
+    struct.error,
+    AttributeError,
+    LookupError,
+    StopIteration,
+    ValueError,
+    OSError,
+    OverflowError,
+)
 _NX_COMPAT, _DYNAMIC_BASE = 0x100, 0x40  # IMAGE_DLLCHARACTERISTICS_*
 
 

@@ -7,7 +7,6 @@ before it is read. What this refuses is a ValueError; each caller says in its ow
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import re
 import stat
@@ -65,7 +64,7 @@ def opened(path: Path) -> io.BufferedReader:
     flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
     if not stat.S_ISREG(path.stat().st_mode):  # before: to open one may do something
         raise RefusedError("it is no regular file")
-    stream = os.fdopen(os.open(path, os.O_RDONLY | flags), "rb")
+    stream = io.open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))  # noqa: SIM115, UP020
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # it was replaced meanwhile
         stream.close()
         raise RefusedError("it is no regular file")
@@ -97,7 +96,7 @@ def text(path: Path, limit: int = TEXT) -> str:
 
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"[{]}", b"((--")
+_BRACKETS = bytes.maketrans(b"[{]}", b"(())")
 _OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
@@ -110,7 +109,9 @@ def json(content: bytes, kind: type[_T], limit: int = TEXT) -> _T:
     if len(content) > limit:
         raise RefusedError(f"it is longer than {limit / 1e6:g} MB")
     brackets = _STRING.sub(b"", content).translate(_BRACKETS, _OTHERS)
-    if max(itertools.accumulate((1 if one == 40 else -1 for one in brackets), initial=0)) > DEPTH:
+    for _ in range(DEPTH):  # the innermost ones are taken away
+        brackets = brackets.replace(b"()", b"")
+    if b"()" in brackets or len(brackets) > DEPTH:
         raise RefusedError(f"it has more than {DEPTH} lists and objects in each other")
     try:
         return msgspec.json.decode(content, type=kind)
