@@ -11,7 +11,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,26 +36,25 @@ class Ended(NamedTuple):
 
 
 _CHILD = """
-import os, sys
+import json, resource, sys
 from variants.__main__ import main
-code = 99
+codes = []
 try:
-    code = main(sys.argv[1:])
+    codes = [main(command) for command in json.loads(sys.argv[1])]
 finally:
-    import resource
     sys.stdout.flush()
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-sys.exit(code)
+sys.exit(99 if 0 in codes else codes[0])
 """
 
 
-def run(*arguments: object, cwd: Path | None = None, **environment: str) -> Ended:
-    """`python -m variants` in a process of its own, which may not have more than 2 GB of addresses."""
+def run(*commands: Sequence[str]) -> Ended:
+    """`python -m variants` for each, in one process of its own, which may have 2 GB of addresses; none may succeed."""
     root = Path(__file__).parent.parent.parent
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, *map(str, arguments)],
-        cwd=cwd or root, env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "400", **environment}, timeout=60,
+        [sys.executable, "-c", _CHILD, json.dumps(commands)],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "400"}, timeout=60,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)),
     )  # fmt: skip

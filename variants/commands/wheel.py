@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..release import pipeline
 from ..steps import label, repair, verify
 from ..terminal.console import console
+from ..wheel import archive
 from .group import Steps
 
 
@@ -61,6 +62,8 @@ def _unlabel(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    for path in options.files:  # a file that is none is told before the rest is read
+        archive.open_wheel(path).close()
     upstream = verify.upstream_here()
     findings = {path: verify.verify(path, upstream) for path in options.files}
     for path, rows in findings.items():
