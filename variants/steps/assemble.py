@@ -113,20 +113,26 @@ def document(core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: 
     target = target_dir / ("-".join([*stem, raw]) + ".whl")
     with archive.open_wheel(core_wheel) as opened:
         info, files = archive.dist_info(opened), opened.files()
-        for name, text in licences(upstream, toolchain).items():
-            files[f"{info}/licenses/{name}"] = text
+        files |= {f"{info}/licenses/{name}": licence for name, licence in licences(upstream, toolchain).items()}
         files[f"{info}/sboms/llama_cpp_python.cdx.json"] = bill_of_materials(upstream, toolchain, epoch)
-        files[f"{info}/WHEEL"] = with_tag(_member(opened, f"{info}/WHEEL"), "-".join([*stem[-2:], raw]))
+        files[f"{info}/WHEEL"] = with_tag(text(opened, f"{info}/WHEEL"), "-".join([*stem[-2:], raw]))
         disk.remove(target_dir)
         archive.write(target, files, epoch)
     return target
 
 
-def _member(opened: archive.Archive, name: str) -> bytes:
+def text(opened: archive.Archive, name: str) -> bytes:
+    """One of the texts of dist-info.
+
+    Raises:
+        WheelError: it is missing, or not UTF-8.
+    """
     try:
-        return opened.read(name)
-    except KeyError as error:
-        raise WheelError(f"{opened.filename} has no {name}.", "Build it again.") from error
+        content = opened.read(name)
+        content.decode()
+    except (KeyError, ValueError) as error:
+        raise WheelError(f"{opened.filename} has no readable {name} ({error}).", "Build it again.") from error
+    return content
 
 
 def assemble(
@@ -152,7 +158,7 @@ def assemble(
         parts = part.name.split("-")
         if build_number is not None:
             parts.insert(2, str(build_number))
-            files[f"{info}/WHEEL"] = _with_build(_member(opened, f"{info}/WHEEL"), build_number)
+            files[f"{info}/WHEEL"] = _with_build(text(opened, f"{info}/WHEEL"), build_number)
         target = target_dir / "-".join(parts)
         archive.write(target, files, epoch)
     return target
@@ -180,7 +186,7 @@ def with_tag(wheel_file: bytes, tag: str) -> bytes:
 
 def _with_build(wheel_file: bytes, build_number: int) -> bytes:
     lines = [line for line in wheel_file.decode().splitlines() if line and not line.startswith("Build:")]
-    tag = next(i for i, line in enumerate(lines) if line.startswith("Tag:"))
+    tag = next((i for i, line in enumerate(lines) if line.startswith("Tag:")), len(lines))
     return ("\n".join([*lines[:tag], f"Build: {build_number}", *lines[tag:]]) + "\n").encode()
 
 

@@ -240,7 +240,7 @@ def _canonical(wheel: Path, epoch: int) -> Path:
     with disk.replacing(target) as part, archive.open_wheel(wheel) as opened:  # closed before it is replaced, as Windows wants
         header = f"{archive.dist_info(opened)}/WHEEL"
         files = opened.files()
-        files[header] = assemble.with_tag(opened.read(header), "-".join([*stem.split("-")[-2:], platform]))
+        files[header] = assemble.with_tag(assemble.text(opened, header), "-".join([*stem.split("-")[-2:], platform]))
         archive.write(part, files, epoch)
     if target != wheel:
         wheel.unlink()
