@@ -191,6 +191,16 @@ def test_record(tmp_path: Path) -> None:
     assert not (tmp_path / "new.whl").exists()
 
 
+def test_wheel_file(tmp_path: Path) -> None:
+    """WHEEL that is not UTF-8, or has no tag, where a build number goes in."""
+    path = changed(f"{INFO}/WHEEL", b"\xb7")(tmp_path)
+    assert any("WHEEL: cannot be read" in str(finding) for finding in verify.names(verify.read(path)))
+    with pytest.raises(WheelError, match="has no readable"):
+        assemble.assemble(path, tmp_path / "out", 1, 0)
+    path = changed(f"{INFO}/WHEEL", b"")(tmp_path)
+    assert assemble.assemble(path, tmp_path / "out", 1, 0).is_file()
+
+
 #: Members that no wheel of ours has, in one that says that it is of the release that somebody has looked at.
 STRANGE = [
     "evil.pth", "llama_cpp/evil.pth", "llama_cpp_python-0.3.36.data/scripts/evil", "llama_cpp/evil.py", "llama_cpp/Llama.py",
