@@ -251,7 +251,7 @@ def repairs(session: nox.Session) -> None:
 
 @nox.session(tags=["slow"], default=False)
 def failures(session: nox.Session) -> None:
-    """Real builds that go wrong: interrupted, disk full, compile error, two at once (with a compiler cache)."""
+    """Real builds that go wrong: interrupted, disk full, compile error, two at once; hostile files of gigabytes, endless pages."""
     folder = ours(session, "tests/failures")
     install(session, "compilers", "tests", "cache")
     session.run("python", "-m", "pytest", folder, *session.posargs)

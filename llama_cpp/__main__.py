@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import io
 import json
 import os
 import platform
@@ -198,10 +199,25 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="for tools: one JSON object")
     arguments = parser.parse_args()
     facts = report()
-    if arguments.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        _print(facts)
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        if arguments.json:
+            print(json.dumps(facts, indent=2))
+        else:
+            _print(facts)
+    return _write(text.getvalue())
+
+
+def _write(text: str) -> int:
+    """Write to standard output, and return the exit code. Who reads it may have read enough (`| head -1`), or have no space."""
+    try:
+        if sys.stdout:  # None where it is closed
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes the rest of it when it ends
+        if not isinstance(error, BrokenPipeError):
+            print(f"python -m llama_cpp: {error.strerror}", file=sys.stderr)
+            return 1
     return 0
 
 

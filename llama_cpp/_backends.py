@@ -102,7 +102,18 @@ class Plugin:
 
 def _lib_dir() -> pathlib.Path:
     override = os.environ.get(LIB_PATH_VARIABLE)
-    return pathlib.Path(override) if override else pathlib.Path(os.path.abspath(os.path.dirname(__file__))) / "lib"
+    if override is None:
+        return pathlib.Path(os.path.abspath(os.path.dirname(__file__))) / "lib"
+    folder = pathlib.Path(override)  # empty: the current folder, as for upstream
+    for name in ("llama", "ggml"):
+        names = list(dict.fromkeys((_PREFIX + name + _SHARED, "lib" + name + _SUFFIX)))
+        if not any((folder / file).is_file() for file in names):
+            raise FileNotFoundError(
+                "{}={!r}: there is no {} in {}. Unset the variable, or name a folder that has the libraries of llama.cpp.".format(
+                    LIB_PATH_VARIABLE, override, " or ".join(names), os.path.abspath(override)
+                )
+            )
+    return folder
 
 
 def _wanted() -> list[str] | None:

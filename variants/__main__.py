@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -15,13 +16,16 @@ from . import commands
 from .commands.group import Steps, pass_over
 from .errors import DiskError, VariantsError
 from .terminal import process
-from .terminal.console import console
+from .terminal.console import console, styled
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; every failure that a user can mend ends as one screen of text and a code of its own (errors.py)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may have characters that this terminal has not
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     process.terminate_as_exception()
     try:
@@ -56,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _tell(error: VariantsError) -> int:
-    console.print(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}")
+    console.print(styled(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}"))
     return error.exit_code
 
 

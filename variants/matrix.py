@@ -21,7 +21,7 @@ from .compilers import toolchain as toolchains
 from .compilers.toolchain import Toolchain
 from .errors import MatrixError, UsageError
 from .platforms import PLATFORMS, Platform
-from .wheel import archive
+from .wheel import archive, budget
 
 FOLDER = Path(__file__).parent
 #: In a wheel with a plugin: what `python -m llama_cpp` and `verify` say of it.
@@ -207,10 +207,13 @@ def as_built(variant: Variant, description: bytes | None, platforms: Iterable[st
     """
     if variant.lists is None or description is None:
         return variant
-    facts = msgspec.json.decode(description, type=_Described).toolkit
+    facts = budget.json(description, _Described).toolkit
     if any(facts.get("architectures") == variant.lists.compiled(platform) for platform in platforms):
         return variant
-    return msgspec.structs.replace(variant, lists=variant.lists.as_compiled(facts))
+    try:
+        return msgspec.structs.replace(variant, lists=variant.lists.as_compiled(facts))
+    except UsageError as error:  # an architecture that is none
+        raise ValueError(error.what) from error
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -249,8 +252,8 @@ def read(file: Path) -> Variant:
         MatrixError: naming file, key and remedy.
     """
     try:
-        table = typing.cast(Table, msgspec.toml.decode(file.read_bytes(), type=_File))
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+        table = typing.cast(Table, budget.toml(file, _File))
+    except (ValueError, OSError) as error:
         raise MatrixError(f"{file}: {_readable(str(error))}", _remedy(str(error))) from error
     if unknown := [name for name in table.platforms if name not in PLATFORMS]:
         raise MatrixError(

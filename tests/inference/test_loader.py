@@ -350,3 +350,24 @@ def test_report_of_a_variant(tmp_path: Path) -> None:
         timeout=60,
     )
     assert "llama_cpp :: backend :: vulkan" in people.stdout
+
+
+def test_a_reader_that_has_read_enough() -> None:
+    """``python -m llama_cpp | head -1`` and ``> /dev/full`` end without a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    for target, expected in ((write, ""), (os.open("/dev/full", os.O_WRONLY), "python -m llama_cpp: No space left on device\n")):
+        done = subprocess.run([sys.executable, "-m", "llama_cpp"], stdout=target, stderr=subprocess.PIPE, text=True)
+        os.close(target)
+        assert (done.stderr, done.returncode) == (expected, bool(expected))
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere", "."])
+def test_a_wrong_folder_of_libraries(folder: str, tmp_path: Path) -> None:
+    """The error names the variable, its value and the folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import llama_cpp"],
+        cwd=str(tmp_path), env={**os.environ, "LLAMA_CPP_LIB_PATH": folder}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert f"LLAMA_CPP_LIB_PATH={folder!r}: there is no " in done.stderr
+    assert os.path.abspath(str(tmp_path / folder)) in done.stderr

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import METADATA, install, ledger_of, publish, wheel
+from tests.installers.tools import METADATA, install, labelled, ledger_of, publish, wheel
 from variants import matrix
 from variants.choice import metadata
 from variants.errors import LedgerError, UsageError, WheelError
 from variants.index import index, serve
-from variants.steps import label
 from variants.terminal import disk
 from variants.wheel import archive, records
 
@@ -164,7 +163,7 @@ def test_port_in_use(site: Path, dist: Path) -> None:
 def test_backends(dist: Path, site: Path) -> None:
     """One classic index a label: made once, following a yank; wheels elsewhere are linked there."""
     plain = wheel(dist)
-    made = label.label(plain, matrix.load()["vulkan"], dist)
+    made = labelled(plain, matrix.load()["vulkan"], dist)
     publish(dist, site)
     page = site / "backends" / "vulkan" / "simple" / "llama-cpp-python" / "index.json"
     (row,) = json.loads(page.read_text())["files"]
@@ -185,15 +184,15 @@ def test_backends(dist: Path, site: Path) -> None:
 def test_readers_of_the_page_before(dist: Path, site: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A label is added to a version while somebody has read its page: what that page links is still there, with its hash."""
     plain = wheel(dist)
-    label.label(plain, matrix.load()["vulkan"], dist)
+    labelled(plain, matrix.load()["vulkan"], dist)
     publish(dist, site)
     page = json.loads(urllib.request.urlopen(f"{url}llama-cpp-python/index.json").read())
-    label.label(plain, matrix.load()["cuda12"], dist)
+    labelled(plain, matrix.load()["cuda12"], dist)
     publish(dist, site)
     for row in page["files"]:
         content = urllib.request.urlopen(f"{url}llama-cpp-python/{row['url']}").read()
         assert hashlib.sha256(content).hexdigest() == row["hashes"]["sha256"]
-    label.label(plain, matrix.load()["cuda13"], dist)
+    labelled(plain, matrix.load()["cuda13"], dist)
     publish(dist, site)
     (old,) = (row["url"] for row in page["files"] if row["filename"].endswith(".json"))
     assert (site / "simple" / "llama-cpp-python" / old).exists(), "two pages later it is still there"
@@ -268,20 +267,43 @@ def test_a_mac_without_metal_is_not_published(dist: Path, site: Path) -> None:
     assert any(file.name == plain.name for file in publish(dist, site))
 
 
+@pytest.mark.parametrize("name", ["cuda13", "vulkan"])
+def test_a_label_without_its_plugin(name: str, dist: Path, site: Path) -> None:
+    """The CPU wheel under another label, or a plugin's wheel that claims a GPU which nothing was compiled for."""
+    made = labelled(wheel(dist), matrix.load()[name], dist)
+    publish(dist, site.with_name("good"))
+    files = archive.contents(made)
+    (plugin,) = (file for file in files if "/libggml-" in file)
+    archive.write(made, {file: content for file, content in files.items() if file != plugin}, 1_700_000_000)
+    with pytest.raises(WheelError, match=rf"has no {plugin}, which {name} stands for"):
+        publish(dist, site)
+    described = json.loads(files[matrix.DESCRIPTION]) | {"core": "89abcdef"}
+    archive.write(made, files | {matrix.DESCRIPTION: json.dumps(described).encode()}, 1_700_000_000)
+    with pytest.raises(WheelError, match="of core 89abcdef"):
+        publish(dist, site)
+    if name == "cuda13":
+        described = json.loads(files[matrix.DESCRIPTION]) | {"toolkit": {"architectures": ["90"], "ptx": "none"}}
+        archive.write(made, files | {matrix.DESCRIPTION: json.dumps(described).encode()}, 1_700_000_000)
+        with pytest.raises(WheelError, match=r"claims nvidia :: sm_arch :: .*, which its plugin was not compiled for"):
+            publish(dist, site)
+
+
 def test_an_unpublished_variant(dist: Path, site: Path, tmp_path: Path) -> None:
     """OpenVINO's wheel is built for tests (variants/openvino.toml); who puts it into dist/ is told."""
-    label.label(wheel(tmp_path / "openvino", platform="manylinux_2_34_x86_64"), matrix.load()["openvino"], dist)
+    labelled(wheel(tmp_path / "openvino", platform="manylinux_2_34_x86_64"), matrix.load()["openvino"], dist)
     with pytest.raises(WheelError, match=r"was built for tests: .*openvino\.toml has its platform as `unpublished`"):
         publish(dist, site)
 
 
 def test_a_plugin_that_lacks_something(dist: Path, site: Path) -> None:
     """A Vulkan wheel of an old shader compiler, with the file name of a good one, stays out; the good one goes in."""
-    made = label.label(wheel(dist, platform="manylinux_2_34_x86_64"), matrix.load()["vulkan"], dist)
+    made = labelled(wheel(dist, platform="manylinux_2_34_x86_64"), matrix.load()["vulkan"], dist)
     files = archive.contents(made)
-    archive.write(made, files | {matrix.DESCRIPTION: b'{"lacks": ["coopmat"]}'}, 1_700_000_000)
+    described = json.loads(files[matrix.DESCRIPTION])
+    lacking = json.dumps(described | {"lacks": ["coopmat"]}).encode()
+    archive.write(made, files | {matrix.DESCRIPTION: lacking}, 1_700_000_000)
     with pytest.raises(WheelError, match="has a plugin that lacks coopmat") as caught:
         publish(dist, site)
     assert "without --toolkit" in caught.value.remedy
-    archive.write(made, files | {matrix.DESCRIPTION: b'{"lacks": []}'}, 1_700_000_000)
+    archive.write(made, files, 1_700_000_000)
     assert made.name in {file.name for file in publish(dist, site)}

@@ -18,11 +18,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.installers.tools import ROOT, install, ledger_of, publish, wheel
+from tests.installers.tools import ROOT, install, labelled, ledger_of, publish, wheel
 from variants import matrix
 from variants.errors import DiskError, LedgerError, UsageError
 from variants.index import front, index, ledger
-from variants.steps import label
 
 FILES = "https://example.org/files/"
 
@@ -49,7 +48,7 @@ def links(site: Path) -> int:
 
 def release(dist: Path, version: str, build: str = "") -> None:
     """A plain and a Vulkan wheel of a version."""
-    label.label(wheel(dist, version, build=build, text=f"plain {version}{build}"), matrix.load()["vulkan"], dist)
+    labelled(wheel(dist, version, build=build, text=f"plain {version}{build}"), matrix.load()["vulkan"], dist)
 
 
 def test_releases_accumulate(dist: Path, site: Path, url: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from variantlib.models.variant import VariantProperty
 from variantlib.resolver.lib import sort_and_filter_supported_variants
 from variantlib.variants_json import VariantsJson
 
-from tests.installers.tools import ROOT, ROWS, UV, emulate, environment
+from tests.installers.tools import FEATURE, ROOT, ROWS, UV, emulate, environment
 from variants import matrix
 from variants.choice import explain, known, listing, machine, metadata, providers
 from variants.choice.known import Row
@@ -149,6 +149,32 @@ def test_this_machine_through_variables(offer: tuple[Path, str], monkeypatch: py
     assert explain.choose(listing.read(str(site)), machine.detect(), "standard").label == "cuda13"
     monkeypatch.setenv("NV_VARIANT_PROVIDER_FORCE_SM_ARCH", "twelve")
     assert explain.choose(listing.read(str(site)), machine.detect(), "standard").label == "vulkan"
+
+
+@pytest.mark.parametrize("sm", ["8.6", "8.6 ", "+8.6", "8.6.1"])
+@pytest.mark.parametrize(
+    "driver", ["12.8.1", "12.8 ", "v13.0rc1", "57.10", "57.11", "99.99", "13.978", "13.979", "\u0661\u0662.\u0668", "12"]
+)
+def test_odd_values(driver: str, sm: str, offer: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv and `explain` read odd values of the provider's variables in the same way."""
+    site, address = offer
+    variables = {"NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION": driver, "NV_VARIANT_PROVIDER_FORCE_SM_ARCH": sm}
+    command = [
+        UV,
+        "pip",
+        "install",
+        "--python",
+        sys.executable,
+        "--target",
+        tmp_path / "target",
+        "--default-index",
+        f"{address}simple/",
+    ]
+    env = environment(tmp_path) | FEATURE | variables
+    subprocess.run([*map(str, command), "llama-cpp-python"], env=env, capture_output=True, check=True)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert explain.choose(listing.read(str(site)), machine.detect(), "uv").spelled == _which(tmp_path / "target")
 
 
 def test_the_page_is_made_from_the_table() -> None:

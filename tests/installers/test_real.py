@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import msgspec
 import pytest
 
 from tests.installers.conftest import serving
-from tests.installers.tools import FEATURE, ROOT, UV, ledger_of, publish
+from tests.installers.tools import FEATURE, ROOT, UV, ledger_of, publish, stand_in
 from variants import matrix
 from variants.choice import explain, listing, machine
 from variants.index import index
 from variants.steps import label
+from variants.steps.assemble import CORE
 from variants.upstream import source
 from variants.wheel import archive
 
@@ -77,10 +79,20 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path,
                 there = {platform.name for platform in archive.platforms_of(path)} <= set(variant.published)
                 if variant.label and there and not labelled.exists():
                     bare = msgspec.structs.replace(variant, table=msgspec.structs.replace(variant.table, runtime=matrix.Runtime()))
-                    label.label(path, bare, dist)
+                    labelled_with(path, bare, dist)
     publish(dist, folder / "site")
     with serving(folder / "site") as address:
         yield dist, folder / "site", address
+
+
+def labelled_with(plain: Path, variant: matrix.Variant, dist: Path) -> None:
+    """The real wheel with a label, and with a plugin of its core that cannot be loaded."""
+    (platform,) = {known.name for known in archive.platforms_of(plain)}
+    files = archive.contents(plain)
+    extra = stand_in(variant, platform, str(json.loads(files[CORE])["fingerprint"]))
+    with tempfile.TemporaryDirectory() as folder:
+        archive.write(Path(folder) / plain.name, extra | files, 1_700_000_000)
+        label.label(Path(folder) / plain.name, variant, dist)
 
 
 def generated(address: str, folder: Path, requirement: str = "llama-cpp-python", **extra: str) -> tuple[str, str]:

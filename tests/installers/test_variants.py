@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.installers.tools import publish, wheel
+from tests.installers.tools import publish, stand_in, wheel
 from variants import matrix
 from variants.errors import WheelError
 from variants.steps import label
+from variants.wheel import archive
 
 MATRIX = {
     "vulkan": '[properties.llama_cpp]\nbackend = ["vulkan"]\n',
@@ -34,10 +35,16 @@ def variants(folder: Path) -> dict[str, matrix.Variant]:
 def labelled(dist: Path, tmp_path: Path) -> Path:
     """dist/ with the plain wheel and every label."""
     for name, variant in variants(tmp_path / "matrix").items():
-        plain = wheel(tmp_path / name, text=name)
-        label.label(plain, variant, dist)
+        label.label(with_plugin(wheel(tmp_path / name, text=name), name), variant, dist)
     wheel(dist, text="plain")
     return dist
+
+
+def with_plugin(plain: Path, name: str) -> Path:
+    """The same wheel with a stand-in for the plugin that the real matrix gives to this label."""
+    (platform,) = {known.name for known in archive.platforms_of(plain)}
+    archive.write(plain, archive.contents(plain) | stand_in(matrix.load()[name], platform), 1_700_000_000)
+    return plain
 
 
 def test_merged_metadata(labelled: Path, site: Path, url: str) -> None:
@@ -57,7 +64,7 @@ def test_contradictions(labelled: Path, site: Path, tmp_path: Path) -> None:
     """Refused, naming both files: one label with two sets of properties, one set under two labels, no plain wheel."""
     folder = tmp_path / "other"
     other = variants(folder)
-    windows = wheel(tmp_path / "win", platform="win_amd64")
+    windows = with_plugin(wheel(tmp_path / "win", platform="win_amd64"), "cuda12")
     (folder / "cuda12.toml").write_text((folder / "cuda12.toml").read_text().replace("12.4", "12.0"))
     made = label.label(windows, matrix.read(folder / "cuda12.toml"), labelled)
     with pytest.raises(WheelError, match="the same label with other properties") as caught:
@@ -67,6 +74,7 @@ def test_contradictions(labelled: Path, site: Path, tmp_path: Path) -> None:
     made.unlink()
     text = (folder / "vulkan.toml").read_text().replace('label = "vulkan"', 'label = "vk"')
     (folder / "vk.toml").write_text(text)
+    windows = with_plugin(wheel(tmp_path / "win", platform="win_amd64"), "vulkan")
     made = label.label(windows, matrix.read(folder / "vk.toml"), labelled)
     with pytest.raises(WheelError, match="the same properties under two labels"):
         publish(labelled, site)

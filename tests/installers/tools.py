@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +22,9 @@ from variants.choice import known
 from variants.choice.known import Row
 from variants.index import index
 from variants.index.ledger import Line
-from variants.platforms import PLATFORMS
+from variants.platforms import PLATFORMS, Platform
 from variants.steps import label
+from variants.steps.assemble import CORE
 from variants.terminal import disk
 from variants.wheel import archive
 
@@ -73,13 +77,50 @@ def ledger_of(site: Path) -> Path:
     return site.with_name(f"{site.name}.jsonl")
 
 
+def _head(platform: Platform) -> bytes:
+    """How a library of this platform begins."""
+    arm = platform.machine == "aarch64"
+    if platform.format == "ELF":
+        return b"\x7fELF\2\1\1".ljust(18, b"\0") + (183 if arm else 62).to_bytes(2, "little")
+    if platform.format == "PE":
+        return b"MZ".ljust(60, b"\0") + struct.pack("<L4sH", 64, b"PE\0\0", 0xAA64 if arm else 0x8664)
+    return struct.pack("<2L", 0xFEEDFACF, 0x100000C if arm else 0x1000007)
+
+
+def stand_in(variant: matrix.Variant, platform: str, fingerprint: str = "0123abcd") -> dict[str, bytes]:
+    """What the variant's label stands for on a platform, as far as it can be asked of a wheel without running it: a plugin that
+    begins as a library of that machine does, of the core beside it, for the matrix's architectures."""
+    plugin, own = variant.table.plugin, PLATFORMS[platform]
+    core = {"fingerprint": fingerprint, "toolchain": "none", "platform": platform, "plugins": []}
+    toolkit: dict[str, object] = {}
+    if variant.lists:
+        toolkit = {"architectures": variant.lists.compiled(platform), "ptx": getattr(variant.lists, "ptx", None) or "none"}
+    described: dict[str, object] = {"name": plugin, "core": fingerprint, "toolkit": toolkit, "lacks": []}
+    if plugin is None:
+        return {}
+    return {
+        CORE: json.dumps(core).encode(),
+        matrix.DESCRIPTION: json.dumps(described).encode(),
+        f"llama_cpp/lib/{own.plugin(plugin)}": _head(own),
+    }
+
+
+def labelled(plain: Path, variant: matrix.Variant, dist: Path) -> Path:
+    """The same wheel with a stand-in for the variant's plugin, and its label."""
+    (platform,) = {known.name for known in archive.platforms_of(plain)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / plain.name
+        archive.write(path, archive.contents(plain) | stand_in(variant, platform), 1_700_000_000)
+        return label.label(path, variant, dist)
+
+
 def small_wheels(dist: Path, work: Path, version: str = "9.9.7") -> None:
     """A wheel for every label and platform of the real matrix, the plain ones, and small ones of what the labelled ones require."""
     for variant in matrix.load().values():
         for platform in variant.published:
             plain = wheel(work / variant.name, version, PLATFORMS[platform].tag, text=variant.label or "plain")
             if variant.label:
-                label.label(plain, variant, dist)
+                labelled(plain, variant, dist)
             else:
                 dist.mkdir(exist_ok=True)
                 shutil.copy(plain, dist)

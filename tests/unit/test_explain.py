@@ -119,6 +119,29 @@ def test_detect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("fails" in note for note in machine.detect().notes)
 
 
+@pytest.mark.parametrize(
+    ("driver", "sm", "found"),
+    [
+        ("12.8", "8.6", ("12.8", ("8.6",))), ("12.8.1", "8.6", ("12.8", ("8.6",))), (" 12.8\n", "8.6 ", ("12.8", ("8.6",))),
+        ("v12.8", "+8.06", ("12.8", ("8.6",))), ("13.0a1", "8 . 6", ("13.0", ("8.6",))),
+        ("1!12.8+x", "8.6", ("12.8", ("8.6",))), ("57.0", "8.6", ("57.0", ("8.6",))), ("58.0", "8.6", (None, ())),
+        ("57.10", "8.6", ("57.10", ("8.6",))), ("57.11", "8.6", (None, ())),
+        ("13.978", "8.6", ("13.978", ("8.6",))), ("13.979", "8.6", (None, ())),
+        ("99.99", "8.6", (None, ())), ("16.99", "8.6", ("16.99", ("8.6",))), ("55.99", "8.6", (None, ())),
+        ("13.1000", "8.6", (None, ())), ("12", "8.6", (None, ())), ("12.8.", "8.6", (None, ())),
+        ("9" * 5000 + ".1", "8.6", (None, ())), ("\u0661\u0662.\u0668", "8.6", (None, ())), ("13.0\xa0", "8.6", (None, ())),
+        ("12.8", "\u0668.\u0666", ("12.8", ())), ("12.8", "8.6.1", ("12.8", ())), ("12.8", "86", ("12.8", ())),
+        ("12.8", "8.256", ("12.8", ())), ("12.8", "8._6", ("12.8", ())), ("12.8", "-8.6", ("12.8", ())),
+        ("12.8", "", ("12.8", ())),
+    ],
+)  # fmt: skip
+def test_odd_values(driver: str, sm: str, found: tuple[str | None, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider's variables, as uv 0.13 was seen to read them (tests/installers/test_machines.py asks it)."""
+    monkeypatch.setenv("NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION", driver)
+    monkeypatch.setenv("NV_VARIANT_PROVIDER_FORCE_SM_ARCH", sm)
+    assert machine._nvidia([]) == found
+
+
 def test_uv_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("UV_"):

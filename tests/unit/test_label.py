@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 from installer.sources import WheelFile
 from variantlib.variant_dist_info import VariantDistInfo
 
+from tests.installers.tools import stand_in
 from variants import matrix
 from variants.choice import metadata
 from variants.errors import WheelError
@@ -138,6 +140,8 @@ def test_streamed_members(tmp_path: Path, wheel: Path, variant: matrix.Variant) 
 
 def test_unlabel(tmp_path: Path, wheel: Path, variant: matrix.Variant) -> None:
     """The plain wheel comes back, but for the variant's own requirements; or one with a local version."""
+    files = archive.contents(wheel) | stand_in(matrix.load()["vulkan"], "linux_x86_64")
+    archive.write(wheel, files, 1_700_000_000)
     other = label.label(wheel, matrix.load()["vulkan"], tmp_path / "vulkan")
     assert label.unlabel(other, tmp_path / "back").read_bytes() == wheel.read_bytes(), "vulkan requires nothing of its own"
     made = label.label(wheel, variant, tmp_path / "labelled")
@@ -153,6 +157,34 @@ def test_unlabel(tmp_path: Path, wheel: Path, variant: matrix.Variant) -> None:
     assert content[f"{info}/METADATA"].endswith(b"Version: 1\n"), "a line of the description is none of the header's"
     assert not [name for name in content if name.startswith(f"{INFO}/")]
     record_is_true(local)
+
+
+@pytest.mark.parametrize("name", [name for name, one in matrix.load().items() if one.label])
+def test_a_label_without_its_plugin(tmp_path: Path, wheel: Path, name: str) -> None:
+    """The CPU wheel, another backend's, one of another core, and one for other architectures than its description says."""
+    variant = matrix.load()[name]
+    with pytest.raises(WheelError, match=r"has no llama_cpp/lib/libggml-\w+\.so, which \w+ stands for"):
+        label.label(wheel, variant, tmp_path / "out")
+    plain, extra = archive.contents(wheel), stand_in(variant, "linux_x86_64")
+    described = json.loads(extra[matrix.DESCRIPTION])
+    (plugin,) = (file for file in extra if file.endswith(".so"))
+    for change, what in (
+        ({"core": "89abcdef"}, "of core 89abcdef"),
+        ({"name": "other"}, "has a other of core"),
+        ({"name": 1}, "damaged"),
+        *([({"toolkit": {}}, "does not say"), ({"toolkit": {"architectures": ["x" * 9]}}, "damaged")] if variant.lists else []),
+    ):
+        archive.write(wheel, plain | extra | {matrix.DESCRIPTION: json.dumps(described | change).encode()}, 0)
+        with pytest.raises(WheelError, match=what):
+            label.label(wheel, variant, tmp_path / "out")
+    arm = extra[plugin][:18] + (183).to_bytes(2, "little")  # EM_AARCH64
+    for content in (b"", b"text", arm):
+        archive.write(wheel, plain | extra | {plugin: content}, 0)
+        with pytest.raises(WheelError, match=r"is no library|is ELF for"):
+            label.label(wheel, variant, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
+    archive.write(wheel, plain | extra, 0)
+    assert label.label(wheel, variant, tmp_path / "out").is_file()
 
 
 def test_refusals(tmp_path: Path, wheel: Path, variant: matrix.Variant) -> None:

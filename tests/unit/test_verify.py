@@ -129,7 +129,7 @@ def test_text_relocations(files: Files) -> None:
     at = next(i for i, tag in enumerate(dynamic.iter_tags()) if tag.entry.d_tag == "DT_SONAME") * 16 + dynamic.header.p_offset
     changed = binary.read(content[:at] + (22).to_bytes(8, "little") + content[at + 8 :])  # DT_TEXTREL
     assert changed.text_relocations
-    wheel = verify.Wheel(Path(NAME), {}, INFO, {"a.so": changed})
+    wheel = verify.Wheel(Path(NAME), {}, INFO, {}, {"a.so": changed})
     assert [finding.fact for finding in verify.hardened(wheel)] == ["has text relocations, or a fixed address"]
 
 
@@ -155,19 +155,44 @@ def test_unknown_library(tmp_path: Path, files: Files) -> None:
     ]
 
 
-def test_labelled_wheel(tmp_path: Path, files: Files) -> None:
+def with_plugin(files: Files, library: Callable[..., bytes], name: str = "vulkan") -> Files:
+    """The same wheel with the plugin that a label stands for."""
+    plugin = {"name": name, "core": "0123abcd", "toolkit": {}, "lacks": []}
+    return {
+        **files,
+        f"llama_cpp/lib/libggml-{name}.so": library(f"libggml-{name}.so", "--set-soname", f"libggml-{name}.so"),
+        matrix.DESCRIPTION: json.dumps(plugin).encode(),
+    }
+
+
+def test_labelled_wheel(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
     """A labelled wheel is verified as it is, whatever other tools make of its name; label, variant.json and matrix agree."""
     vulkan = matrix.load()["vulkan"]
-    made = label.label(wheel(tmp_path, files), vulkan, tmp_path)
+    whole = with_plugin(files, library)
+    made = label.label(wheel(tmp_path, whole), vulkan, tmp_path)
     assert verify.verify(made, upstream=None) == []
     renamed = made.rename(made.with_name(made.name.replace("-vulkan.whl", "-w.whl")))
     assert any("does not go with the file name" in row for row in findings(renamed, verify.labels))
     renamed = renamed.rename(tmp_path / NAME)
     assert any("no label in the file name" in row for row in findings(renamed, verify.labels))
-    for name, what in (("v", "the matrix has no label v"), ("cuda12", "the matrix has other properties for cuda12")):
+    for name, what in (("v", "the matrix has no label v"), ("cuda12", "does not go with the file name")):
         other = msgspec.structs.replace(vulkan, table=msgspec.structs.replace(vulkan.table, label=name))
-        made = label.label(wheel(tmp_path, files), other, tmp_path)
+        made = label.label(wheel(tmp_path, whole), other, tmp_path)
         assert any(what in row for row in findings(made, verify.labels))
+
+
+def test_a_label_without_its_plugin(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
+    """The CPU wheel under another label, whatever else fits."""
+    whole = with_plugin(files, library)
+    made = label.label(wheel(tmp_path, whole), matrix.load()["vulkan"], tmp_path)
+    info = archive.contents(made)[f"{INFO}/variant.json"]
+    archive.write(made, {**files, f"{INFO}/variant.json": info}, 1_700_000_000)
+    assert any(
+        "has no llama_cpp/lib/libggml-vulkan.so, which vulkan stands for" in row for row in findings(made, verify.stands_for)
+    )
+    other = {**whole, matrix.DESCRIPTION: whole[matrix.DESCRIPTION].replace(b"0123abcd", b"89abcdef")}
+    archive.write(made, {**other, f"{INFO}/variant.json": info}, 1_700_000_000)
+    assert any("of core 89abcdef" in row for row in findings(made, verify.stands_for))
 
 
 def test_dishonest_tag(tmp_path: Path, files: Files) -> None:
@@ -250,14 +275,17 @@ def test_missing_upstream_file(tmp_path: Path, files: Files) -> None:
         f"{INFO}/METADATA": METADATA.replace("9.9.7", pin.version).encode(),
         "llama_cpp/__init__.py": b"from . import _backends\nfrom .llama_cpp import *\n",
     }
-    opened = verify.Wheel(tmp_path / NAME, {**files, **ours}, INFO, {})
-    assert [row.fact for row in verify.missing_files(opened, upstream)] == ["lacks upstream's llama_cpp/llama.py"]
+
+    def facts() -> list[str]:
+        return [row.fact for row in verify.missing_files(verify.read(wheel(tmp_path, {**files, **ours})), upstream)]
+
+    assert facts() == ["lacks upstream's llama_cpp/llama.py"]
     ours["llama_cpp/llama.py"] = b"x = 2\n"
-    opened = verify.Wheel(tmp_path / NAME, {**files, **ours}, INFO, {})
-    assert [row.fact for row in verify.missing_files(opened, upstream)] == ["differs from upstream's"]
+    assert facts() == ["differs from upstream's"]
     ours |= {"llama_cpp/llama.py": b"x = 1\n", "llama_cpp/__init__.py": b"from .llama_cpp import *\n"}
-    opened = verify.Wheel(tmp_path / NAME, {**files, **ours}, INFO, {})
-    assert [row.fact for row in verify.missing_files(opened, upstream)] == ["is not upstream's with our import before it"]
+    assert facts() == ["is not upstream's with our import before it"]
+    ours |= {"llama_cpp/__init__.py": b"from . import _backends\nfrom .llama_cpp import *\n", "llama_cpp/evil.py": b""}
+    assert facts() == ["is no file of upstream's"]
 
 
 @pytest.mark.parametrize(("name", "content"), [(NAME, b"not a zip"), ("x.zip", b""), (NAME, b"")])

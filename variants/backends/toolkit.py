@@ -14,7 +14,7 @@ from ..compilers import toolchain as toolchains
 from ..compilers.toolchain import Toolchain
 from ..errors import ToolchainError
 from ..terminal import process
-from ..terminal.console import console
+from ..terminal.console import console, styled
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -109,14 +109,14 @@ def show(kit: Toolkit) -> None:
     """Print what was wanted and found, and what will be used."""
     table = Table.grid(padding=(0, 2))
     for piece in kit.pieces:
-        mark = "[green]✓[/]" if piece.found else "[red]✗[/]"
+        mark = styled("[green]✓[/]" if piece.found else "[red]✗[/]")
         table.add_row(mark, piece.what, piece.wanted, piece.found or f"found {piece.seen}")
-    console.print(f"[bold]{kit.plugin}[/]")
+    console.print(styled(f"[bold]{kit.plugin}[/]"))
     console.print(table, width=None if console.is_terminal else 160)
     for text in told(kit.facts):
-        console.print(f"   {text}", markup=False)
+        console.print(f"   {text}")
     if kit.missing:
-        console.print(kit.remedy, markup=False)
+        console.print(kit.remedy)
 
 
 def library(name: str) -> str | None:

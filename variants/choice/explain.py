@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 from rich.markup import escape
 from rich.table import Table
 from variantlib.models.variant import VariantDescription, VariantProperty
@@ -15,7 +15,7 @@ from variantlib.resolver.lib import filter_variants
 from variantlib.resolver.sorting import sort_variant_properties, sort_variants_descriptions
 
 from ..errors import UsageError
-from ..terminal.console import console
+from ..terminal.console import console, styled
 from . import machine as machines
 from . import providers
 from .listing import Candidate, Listing
@@ -72,7 +72,10 @@ def choose(listing: Listing, machine: Machine, installer: str, version: str | No
     """
     versions = listing.versions()
     if version is not None:
-        wanted = [known for known in versions if Version(known) == Version(version)]
+        try:
+            wanted = [known for known in versions if Version(known) == Version(version)]
+        except InvalidVersion as error:
+            raise UsageError(f'--version: "{version}" is no version.', "Write it as in --version 0.3.36.") from error
         if not wanted:
             raise UsageError(f"{listing.where} has no version {version}.", f"Versions: {', '.join(versions)}.")
         versions = wanted
@@ -88,7 +91,7 @@ def choose(listing: Listing, machine: Machine, installer: str, version: str | No
 
 
 def _choose(listing: Listing, machine: Machine, installer: str, version: str, pinned: bool) -> Choice:
-    wheels = [wheel for wheel in listing.wheels if wheel.version == version]
+    wheels = listing.by_version[version]
     tags = machines.wheel_tags(machine)
     labelled = installer in KNOW_LABELS
     info = listing.variants.get(version)
@@ -217,8 +220,9 @@ def _behind(judged: Judged, winner: Judged) -> str:
 
 def _admits(specifier: str, python: str) -> bool:
     try:
-        return Version(python) in SpecifierSet(specifier) or Version(f"{python}.999") in SpecifierSet(specifier)
-    except InvalidSpecifier:
+        allowed = SpecifierSet(specifier if len(specifier) < 1000 else "none")
+        return Version(python) in allowed or Version(f"{python}.999") in allowed
+    except ValueError:  # InvalidSpecifier, and a number of 5,000 digits
         return True
 
 
@@ -252,13 +256,13 @@ def explain(listing: Listing, machine: Machine, installer: str, version: str | N
 
 def show(answer: Explanation, everything: bool) -> None:
     """Print it: the machine, the winner, the losers with reason and remedy. Wheels of other platforms only with `everything`."""
-    console.print(f"[bold]machine[/]    {escape(answer.machine.describe())}")
+    console.print(styled("[bold]machine[/]    "), answer.machine.describe(), sep="")
     for note in answer.machine.notes:
-        console.print(f"           {escape(note)}", style="dim")
-    console.print(f"[bold]index[/]      {escape(answer.where)}")
-    console.print(f"[bold]installer[/]  {INSTALLERS[answer.choice.installer]}\n")
+        console.print(f"           {note}", style="dim")
+    console.print(styled("[bold]index[/]      "), answer.where, sep="")
+    console.print(styled(f"[bold]installer[/]  {INSTALLERS[answer.choice.installer]}\n"))
     if answer.choice.winner is None:
-        console.print(f"[bold red]nothing fits[/]{escape(': ' + answer.choice.problem if answer.choice.problem else '')}")
+        console.print(styled("[bold red]nothing fits[/]"), f": {answer.choice.problem}" if answer.choice.problem else "", sep="")
     elsewhere = 0
     table = Table.grid(padding=(0, 2))
     for judged in answer.choice.ranked:
@@ -266,14 +270,14 @@ def show(answer: Explanation, everything: bool) -> None:
         if not judged.fits and judged.change == "another machine" and not everything:
             elsewhere += 1
             continue
-        mark = "[bold green]✓[/]" if won else "[dim]·[/]" if judged.fits else "[red]✗[/]"
+        mark = styled("[bold green]✓[/]" if won else "[dim]·[/]" if judged.fits else "[red]✗[/]")
         label = judged.label or "(no label)"
-        reason = escape(judged.reason) + (f" [dim]→ {escape(judged.change)}[/]" if judged.change else "")
-        table.add_row(mark, f"[bold]{label}[/]" if won else label, judged.version, reason)
+        reason = styled(escape(judged.reason) + (f" [dim]→ {escape(judged.change)}[/]" if judged.change else ""))
+        table.add_row(mark, styled(f"[bold]{escape(label)}[/]") if won else label, judged.version, reason)
     console.print(table, width=None if console.is_terminal else 160)
     if elsewhere:
         console.print(f"  and {elsewhere} for other platforms (--all shows them)", style="dim")
     if answer.choice.winner:
-        console.print(f"\n[bold]takes[/]      {escape(answer.choice.winner)}")
+        console.print(styled("\n[bold]takes[/]      "), answer.choice.winner, sep="")
     for line in answer.differences:
-        console.print(f"[bold]but[/]        {escape(line)}")
+        console.print(styled("[bold]but[/]        "), line, sep="")

@@ -15,15 +15,17 @@ from pathlib import Path
 import archspec.cpu
 import msgspec
 from packaging import tags
+from packaging.version import Version
 
 from ..errors import UsageError
 from ..platforms import PLATFORMS
+from ..wheel import budget
 
 _LINUX = re.compile(r"(?P<libc>many|musl)linux_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>\w+)")
 _MACOS = re.compile(r"macosx_(?P<major>\d+)_(?P<minor>\d+)_(?P<arch>x86_64|arm64)")
 _WINDOWS = re.compile(r"win_(?P<arch>amd64|arm64)|win32")
 _LEGACY = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}  # PEP 600, "Legacy manylinux tags"
-_VERSION = re.compile(r"\d+\.\d+")
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 _KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # of Linux' driver for AMD's GPUs
 
 
@@ -158,16 +160,39 @@ def _platforms(newest: str) -> Iterator[str]:
         yield newest
 
 
+_SPACES = " \t\n\r\f\v"
+
+
+def _forced_driver(text: str) -> str | None:
+    """A driver's CUDA as uv 0.13 reads it in the provider's variable: a version (PEP 440) of two numbers or more; two count.
+    It lists all versions from 11 on, `M` and `M.0` to `M.20` of each major, and gives up where those are more than 1024."""
+    try:
+        release = Version(text.strip(_SPACES)).release if text.isascii() else ()
+    except ValueError:
+        return None
+    if len(release) < 2 or max(release) >= 1 << 64 or (release[0] - 11) * 22 + release[1] + 2 > 1024:
+        return None
+    return f"{release[0]}.{release[1]}"
+
+
+def _forced_sm(text: str) -> str | None:
+    """A compute capability as uv 0.13 reads it there: two numbers of 8 bits."""
+    numbers = [part.strip() for part in text.split(".")]
+    if len(numbers) != 2 or not all(re.fullmatch(r"\+?[0-9]{1,1000}", number) and int(number) < 256 for number in numbers):
+        return None
+    return ".".join(str(int(number)) for number in numbers)
+
+
 def _nvidia(notes: list[str]) -> tuple[str | None, tuple[str, ...]]:
     """CUDA version of NVIDIA's driver, and compute capabilities: the provider's variables, else the questions that uv asks."""
     forced = os.environ.get("NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION")
     forced_sm = os.environ.get("NV_VARIANT_PROVIDER_FORCE_SM_ARCH")
     if forced or forced_sm:
         notes.append("NVIDIA: NV_VARIANT_PROVIDER_FORCE_CUDA_DRIVER_VERSION and _FORCE_SM_ARCH, set in the environment")
-        if not (forced and _VERSION.fullmatch(forced) and forced_sm and _VERSION.fullmatch(forced_sm)):
+        driver, sm = _forced_driver(forced or ""), _forced_sm(forced_sm or "")
+        if not (driver and sm):
             notes.append("NVIDIA: both must be set, as in 12.8 and 8.6; as they are, uv sees no usable GPU")
-        driver = forced if forced and _VERSION.fullmatch(forced) else None
-        return driver, (forced_sm,) if driver and forced_sm and _VERSION.fullmatch(forced_sm) else ()
+        return driver, (sm,) if driver and sm else ()
     tool = shutil.which("nvidia-smi")
     if tool is None:
         notes.append("NVIDIA: there is no nvidia-smi on PATH")
@@ -175,7 +200,7 @@ def _nvidia(notes: list[str]) -> tuple[str | None, tuple[str, ...]]:
     if _ask(tool, "--query-gpu=driver_version", "--format=csv,noheader") is None:
         notes.append(f"NVIDIA: {tool} fails (run it to see why): no usable driver")
         return None, ()
-    version = re.search(r"CUDA Version\s*: (\d+\.\d+)", _ask(tool, "-q") or "")
+    version = re.search(r"CUDA Version\s*: ([0-9]{1,4}\.[0-9]{1,4})", _ask(tool, "-q") or "")
     capabilities = re.findall(_VERSION, _ask(tool, "--query-gpu=compute_cap", "--format=csv,noheader") or "")
     notes.append(f"NVIDIA: {tool}")
     return version[1] if version else None, tuple(dict.fromkeys(capabilities))
@@ -212,8 +237,8 @@ def _uv_feature(notes: list[str]) -> bool:
     file = home / "uv" / "uv.toml"
     if file.is_file():
         try:
-            settings = msgspec.toml.decode(file.read_bytes(), type=dict[str, object])
-        except msgspec.DecodeError:
+            settings = budget.toml(file, dict[str, object])
+        except (OSError, ValueError):
             settings = {}
         if settings.get("preview") is True or "wheel-variants" in str(settings.get("preview-features", "")):
             notes.append(f"uv: {file} switches wheel-variants on")

@@ -18,6 +18,7 @@ from variantlib.pyproject_toml import VariantPyProjectToml
 from variantlib.variant_dist_info import VariantDistInfo
 from variantlib.variants_json import VariantsJson
 
+from ..wheel import budget
 from . import providers
 
 PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
@@ -92,10 +93,11 @@ def _check_strictly(content: bytes) -> None:
     Raises:
         ValueError: it is not; says which key, and why.
     """
-    try:
-        document = msgspec.json.decode(content, type=_Document)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from error
+    document = budget.json(content, _Document)
+    tables = [*document.variants.values(), *({"": one.static_properties or {}} for one in document.providers.values())]
+    count = sum(len(values) for table in tables for features in table.values() for values in features.values())
+    if count > budget.PROPERTIES or len(document.variants) > budget.LABELS:
+        raise ValueError(f"it has {len(document.variants):,} labels and {count:,} properties, more than any index")
     namespaces = document.default_priorities.namespace
     if sorted(namespaces) != sorted(document.providers):
         raise ValueError(f"`providers` has {', '.join(document.providers)}, `default-priorities` {', '.join(namespaces)}")
@@ -162,7 +164,7 @@ def read_wheel(content: bytes, label: str, ours: bool = True) -> VariantDistInfo
     _check_strictly(content)
     try:
         info = VariantDistInfo(content, label)
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValidationError, ValueError) as error:
         raise ValueError(str(error)) from error
     for namespace, provider in info.providers.items() if ours else ():
         if lacking := providers.unpublished(provider.requires):

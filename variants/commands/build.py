@@ -22,6 +22,7 @@ def configure(steps: Steps) -> None:
 def _configure_whole(steps: Steps) -> None:
     parser = steps.add("vendor", "Fetch, check and unpack the pinned upstream; with VERSION, move the pin there first.", _vendor)
     parser.add_argument("version", nargs="?", metavar="VERSION", help="a release of llama-cpp-python, as in 0.3.36")
+    parser.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
 
     parser = steps.add("build", "Build variants: a verified wheel of each in dist/.", _build)
     parser.add_argument("names", nargs="*", metavar="VARIANT", help=group.NAMES)
@@ -62,7 +63,7 @@ def _configure_parts(steps: Steps) -> None:
 
 
 def _vendor(options: argparse.Namespace) -> None:
-    with disk.locked(pipeline.BUILD) as lock:
+    with disk.locked(pipeline.BUILD, options.wait) as lock:
         upstream = source.vendor(lock, options.version)
     console.print(f"{upstream.tree}: llama-cpp-python {upstream.version}, llama.cpp {upstream.commit}")
 

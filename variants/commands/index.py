@@ -47,20 +47,18 @@ def _index(options: argparse.Namespace) -> None:
     chosen = index.Options(options.base_url, options.site_url, options.allow_no_fallback)
     done = index.publish(options.dist, options.site, options.ledger, chosen)
     for line in done.listed:
-        console.print(f"{line.size / 1e6:8.1f} MB  {line.name}{'  (yanked)' if line.yanked else ''}", markup=False)
+        console.print(f"{line.size / 1e6:8.1f} MB  {line.name}{'  (yanked)' if line.yanked else ''}")
     many = "s" * (len(done.listed) != 1)
-    console.print(f"{len(done.listed)} wheel{many} listed in {options.site / 'simple'}, by {options.ledger}", markup=False)
+    console.print(f"{len(done.listed)} wheel{many} listed in {options.site / 'simple'}, by {options.ledger}")
     if options.base_url and done.new:
-        console.print(f"Upload to {options.base_url}:", markup=False)
+        console.print(f"Upload to {options.base_url}:")
         for path in done.new:
-            console.print(f"  {path}", markup=False)
+            console.print(f"  {path}")
 
 
 def _yank(options: argparse.Namespace) -> None:
     index.yank(options.ledger, options.name, options.reason)
-    console.print(
-        f"{options.name} is {'yanked' if options.reason else 'no longer yanked'}; `nox -s index` tells the site.", markup=False
-    )
+    console.print(f"{options.name} is {'yanked' if options.reason else 'no longer yanked'}; `nox -s index` tells the site.")
 
 
 def _serve(options: argparse.Namespace) -> None:

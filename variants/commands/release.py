@@ -23,7 +23,7 @@ def configure(steps: Steps) -> None:
     parser.add_argument("--changed-since", metavar="REF", help="only variants whose wheels the changes since this commit may alter")
 
     text = "Put these files into a tree of llama-cpp-python's own, which then builds the same wheels."
-    parser = steps.add("adopt", text, lambda given: console.print("\n".join(adopt.adopt(given.tree)), markup=False))
+    parser = steps.add("adopt", text, lambda given: console.print("\n".join(adopt.adopt(given.tree))))
     parser.add_argument("tree", type=Path, metavar="TREE", help="a clone of its repository, or an unpacked sdist")
 
     steps.add("docs", "Write the parts of the documents that are made from the code.", lambda _: _docs(steps))
@@ -45,4 +45,4 @@ def _matrix(options: argparse.Namespace) -> None:
 
 def _docs(steps: Steps) -> None:
     for file in documents.write(steps.parser):
-        console.print(str(file), markup=False)
+        console.print(str(file))

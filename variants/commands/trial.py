@@ -118,6 +118,6 @@ def _bench_labels(options: argparse.Namespace) -> None:
 
 def _runs(options: argparse.Namespace) -> None:
     for file in runs.collect(options.dist):
-        console.print(f"{runs.KEPT / file.name}", markup=False)
+        console.print(f"{runs.KEPT / file.name}")
     runs.PAGE.write_text(runs.markdown(), encoding="utf-8")
-    console.print(str(runs.PAGE), markup=False)
+    console.print(str(runs.PAGE))

@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..release import pipeline
 from ..steps import label, repair, verify
 from ..terminal.console import console
+from ..wheel import archive
 from .group import Steps
 
 
@@ -43,7 +44,7 @@ def _repair(options: argparse.Namespace) -> None:
     target = options.out or options.file.parent / "repaired"
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
     wheel = repair.repair(options.file, target, epoch, pipeline.BUILD / "logs" / "repair.log", options.exclude)
-    console.print(str(wheel), markup=False)
+    console.print(str(wheel))
 
 
 def _label(options: argparse.Namespace) -> None:
@@ -53,25 +54,27 @@ def _label(options: argparse.Namespace) -> None:
             f'{variant.name} has the label "{variant.label}" in {variant.file}, not "{options.label}".',
             "A label stands for what the matrix says: name that one, or change the file.",
         )
-    console.print(str(label.label(options.file, variant, options.out or options.file.parent)), markup=False)
+    console.print(str(label.label(options.file, variant, options.out or options.file.parent)))
 
 
 def _unlabel(options: argparse.Namespace) -> None:
-    console.print(str(label.unlabel(options.file, options.out or options.file.parent, options.local)), markup=False)
+    console.print(str(label.unlabel(options.file, options.out or options.file.parent, options.local)))
 
 
 def _verify(options: argparse.Namespace) -> int:
+    for path in options.files:  # a file that is none is told before the rest is read
+        archive.open_wheel(path).close()
     upstream = verify.upstream_here()
     findings = {path: verify.verify(path, upstream) for path in options.files}
     for path, rows in findings.items():
         for row in rows:
-            console.print(str(row), markup=False)
+            console.print(str(row))
         if not rows:
-            console.print(f"{path.name}: nothing wrong", markup=False)
+            console.print(f"{path.name}: nothing wrong")
         if about := verify.describe_plugin(path):
-            console.print(f"{path.name}: {about}", markup=False)
+            console.print(f"{path.name}: {about}")
     console.print(verify.summary(findings))
     differing = list(verify.same_core(options.files))
     for row in differing:
-        console.print(str(row), markup=False)
+        console.print(str(row))
     return 7 if any(findings.values()) or differing else 0

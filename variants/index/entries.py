@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from email.parser import BytesParser
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from .. import matrix
 from ..choice import metadata
 from ..errors import WheelError
-from ..steps import verify
+from ..steps import promise, verify
 from ..steps.assemble import CORE
-from ..wheel import archive, records
+from ..wheel import archive, budget, records
 from .ledger import Ledger, Line
 
 
@@ -33,15 +33,15 @@ def line(path: Path, ledger: Ledger, url: str, date: str, sha256: str, source: s
     name, version, *_ = archive.parse_name(archive.plain_path(path))
     content, variant = _dist_info(path, label)
     _refuse_unpublished(path, label)
-    header = BytesParser().parsebytes(content, headersonly=True)
     try:
-        inside = Version(header["Version"] or "0")
-    except InvalidVersion:
-        inside = None
-    if canonicalize_name(header["Name"] or "") != name or inside != version:
-        raise WheelError(
-            f"{path} is {header['Name']} {header['Version']} inside, which its name denies.", "Build it again, or remove it."
-        )
+        header = archive.headers(content)
+        SpecifierSet(header["Requires-Python"] or "")
+        if len(header["Requires-Python"] or "") > budget.NAME:
+            raise ValueError(f"Requires-Python has more than {budget.NAME} characters")
+        if canonicalize_name(header["Name"] or "") != name or Version(header["Version"] or "0") != version:
+            raise ValueError(f"it is {header['Name']} {header['Version']} inside, which its name denies")
+    except ValueError as error:
+        raise WheelError(f"{path}: METADATA cannot be used: {error}.", "Build it again, or remove it.") from error
     for text in header.get_all("Requires-Dist", []):
         _check_requirement(path, text)
     return Line(
@@ -60,7 +60,7 @@ def line(path: Path, ledger: Ledger, url: str, date: str, sha256: str, source: s
 
 def requires(content: bytes) -> list[str]:
     """The requirements in a METADATA file that belong to no extra (PEP 508 marker ``extra == "…"``)."""
-    header = BytesParser().parsebytes(content, headersonly=True)
+    header = archive.headers(content)
     return [text for text in header.get_all("Requires-Dist", []) if "extra ==" not in str(Requirement(text).marker)]
 
 
@@ -92,6 +92,8 @@ def _refuse_unpublished(path: Path, label: str | None) -> None:
         raise WheelError(f"{path} was built for tests: {labelled.file} has its platform as `unpublished`.", "Remove it.")
     with archive.open_wheel(path) as opened:
         description = opened.read(matrix.DESCRIPTION) if matrix.DESCRIPTION in opened.namelist() else None
+    if label and (why := promise.of_label(path, label)):
+        raise WheelError(f"{path} {why}.", "Take it out of the folder; a label adds nothing to a wheel.")
     if lacks := verify.lacks(description):
         raise WheelError(f"{path} has a plugin that lacks {', '.join(lacks)}.", f"{verify.WHOLE} Take it out of the folder.")
     for platform in known if label is None else ():

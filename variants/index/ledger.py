@@ -25,14 +25,15 @@ from packaging.version import Version
 
 from ..errors import LedgerError, UsageError, VariantsError
 from ..terminal import disk
-from ..wheel import archive
+from ..wheel import archive, budget
 from ..wheel.records import Record
 
 #: What the index adds to a version's name for the merged metadata of its labels (PEP 825, "Index-level metadata").
 VARIANTS = "-variants.json"
-#: A line is a few hundred bytes, with many runs a few thousand; a METADATA file about 50 kB.
-_LONGEST_LINE, _LONGEST_TEXT = 1_000_000, 4_000_000
+#: Bytes of a line: a few hundred, with many runs a few thousand.
+_LONGEST_LINE = 1_000_000
 
+_REMEDY = "Correct the line, or take the file from an older commit."
 _Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -55,7 +56,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     metadata: _Hash | None = None
     variant: _Hash | None = None
     source: _Hash | None = None
-    yanked: str | None = None
+    yanked: Annotated[str, Meta(max_length=budget.NOTE)] | None = None
     runs: list[Record] = []
 
     @property
@@ -156,11 +157,10 @@ class Ledger:
         if digest not in self._texts:
             path = self.folder / digest
             try:
-                with path.open("rb") as stream:
-                    content = stream.read(_LONGEST_TEXT + 1)
-            except OSError as error:
+                content = budget.read(path)
+            except (OSError, budget.RefusedError) as error:
                 raise LedgerError(
-                    f"{path}, a text of {self.file}, cannot be read: {error.strerror}.", f"Restore {self.folder} with the ledger."
+                    f"{path}, a text of {self.file}, cannot be read: {error}.", f"Restore {self.folder} with the ledger."
                 ) from error
             if hashlib.sha256(content).hexdigest() != digest:
                 raise LedgerError(f"{path} is not what its name says, which is its SHA-256.", "Restore it from an older commit.")
@@ -193,27 +193,28 @@ def read(file: Path) -> Ledger:
     """
     lines: list[Line] = []
     seen: dict[str, int] = {}
+    if not file.exists():
+        return Ledger(file)
     try:
-        with file.open("rb") as stream:
+        with budget.opened(file) as stream:
             for number, text in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
-                if not text.strip():
-                    continue
-                line = _decode(text, file, number)
-                if line.is_wheel and seen.setdefault(line.name, number) != number:
-                    raise LedgerError(
-                        f"{file}, lines {seen[line.name]} and {number}: both are {line.name}.", "Remove the later one."
-                    )
-                lines.append(line)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise LedgerError(f"{file} cannot be read: {error.strerror}.", "Name another ledger: --ledger FILE.") from error
+                if len(text) == _LONGEST_LINE:
+                    raise LedgerError(f"{file}, line {number}: it is longer than any line of ours.", _REMEDY)
+                if text.strip():
+                    line = _decode(text, file, number)
+                    if line.is_wheel and seen.setdefault(line.name, number) != number:
+                        raise LedgerError(
+                            f"{file}, lines {seen[line.name]} and {number}: both are {line.name}.", "Remove the later one."
+                        )
+                    lines.append(line)
+    except (OSError, budget.RefusedError) as error:
+        raise LedgerError(f"{file} cannot be read: {error}.", "Name another ledger: --ledger FILE.") from error
     return Ledger(file, lines)
 
 
 def _decode(text: bytes, file: Path, number: int) -> Line:
     try:
-        line = msgspec.json.decode(text, type=Line)
+        line = budget.json(text, Line, _LONGEST_LINE)
         if not (line.is_wheel or line.name.endswith(VARIANTS)) or "/" in line.name or "\\" in line.name:
             raise ValueError(f"{line.name} is the name of no wheel, and of no {VARIANTS}")
         if line.is_wheel != (line.metadata is not None):
@@ -222,8 +223,8 @@ def _decode(text: bytes, file: Path, number: int) -> Line:
             raise ValueError("a wheel with a label has `variant`, and no other has")
         address(line.url)
         _ = line.order
-    except (ValueError, msgspec.DecodeError, VariantsError) as error:
-        raise LedgerError(f"{file}, line {number}: {error}", "Correct the line, or take the file from an older commit.") from error
+    except (ValueError, VariantsError) as error:
+        raise LedgerError(f"{file}, line {number}: {error}", _REMEDY) from error
     return line
 
 

@@ -14,7 +14,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     """One line a request, dimmed."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-        console.print(f"      {format % args}", style="dim", markup=False)
+        console.print(f"      {format % args}", style="dim")
 
 
 def server(site: Path, port: int) -> http.server.ThreadingHTTPServer:
@@ -61,8 +61,8 @@ def serve(site: Path, port: int) -> None:
     """
     with server(site, port) as http_server:
         url = f"http://127.0.0.1:{http_server.server_port}/"
-        console.print(f"Serving {site} at {url}. Try, in another terminal and a new environment:\n", markup=False)
+        console.print(f"Serving {site} at {url}. Try, in another terminal and a new environment:\n")
         for text in commands(site, url):
-            console.print(text, markup=False)
+            console.print(text)
         console.print("\nCtrl-C ends it.")
         http_server.serve_forever()

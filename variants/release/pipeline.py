@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform as host
 import shutil
@@ -23,7 +22,7 @@ from ..matrix import Variant
 from ..platforms import PLATFORMS, Platform
 from ..steps import assemble, core, label, plugin, repair, verify
 from ..terminal import disk, process
-from ..terminal.console import Steps, console
+from ..terminal.console import Steps, console, styled
 from ..upstream import source
 from ..upstream.source import ROOT
 from ..wheel import archive, records
@@ -97,7 +96,7 @@ def build_all(variants: Sequence[Variant], options: Options) -> list[Built]:
             except VariantsError as error:
                 if not options.keep_going:
                     raise
-                console.print(f"[bold red]{variant.name} failed:[/] {escape(error.what)}\n{escape(error.remedy)}")
+                console.print(styled(f"[bold red]{variant.name} failed:[/] {escape(error.what)}\n{escape(error.remedy)}"))
                 failed.append(error)
     print_table(built)
     if failed:
@@ -197,7 +196,7 @@ def work_of(lock: disk.Lock, variant: Variant, platform: Platform, options: Opti
     with steps.step("vendor", f"llama-cpp-python {options.upstream or source.read_pin().version}"):
         upstream = source.vendor(lock, vendor_dir=source.release(options.upstream))
     if ignored := environment.left_out():
-        console.print(f"      not passed on to the compilers: {', '.join(ignored)}", style="dim", markup=False)
+        console.print(f"      not passed on to the compilers: {', '.join(ignored)}", style="dim")
     jobs = options.jobs or process.default_jobs()
     return Work(counter.toolchain if counter else tools, upstream, _epoch(upstream), jobs, counter)
 
@@ -238,7 +237,7 @@ def _report_changes(part: Path, upstream: source.Upstream) -> None:
             "See that CMakeLists.txt and llama_cpp/_backends.py do the right thing with it, then correct variants/steps/core.toml\n"
             "and run the same command again: what is compiled is kept.",
         )
-    console.print(f"      compared with variants/steps/core.toml:\n{rows}", markup=False)
+    console.print(f"      compared with variants/steps/core.toml:\n{rows}")
 
 
 def compile_plugin(variant: Variant, kit: toolkit.Toolkit, part: Path, work: Work, place: Place, steps: Steps) -> plugin.Plugin:
@@ -285,7 +284,7 @@ def destination(variant: Variant, platform: Platform) -> Path:
 def record(wheel: Path, toolchain_name: str, made: plugin.Plugin | None) -> None:
     """Write down with what the wheel was built, beside it."""
     told = [toolchain_name, *toolkit.told(made.facts() if made else {})]
-    with contextlib.suppress(OSError):  # the wheel is what was asked for
+    with contextlib.suppress(OSError, WheelError):  # the wheel is what was asked for
         here = {"processor": host.machine(), "system": machine.system(), "python": host.python_version()}
         records.add(wheel, what=records.BUILT, installer="", devices="", tools="; ".join(told), **here)
 
@@ -332,11 +331,10 @@ def _print_plan(variant: Variant, platform: Platform, options: Options) -> None:
         ("verify", ", ".join(check.__name__.replace("_", " ") for check in verify.CHECKS)),
         ("publish", f"rename into {short(destination(variant, platform))}"),
     ]
-    console.print(
-        f"[bold]{variant.name}[/] for {platform.name}" + (", after removing " + short(place.own) if options.clean else "")
-    )
+    removed = f", after removing {short(place.own)}" if options.clean else ""
+    console.print(styled(f"[bold]{variant.name}[/] for {platform.name}{escape(removed)}"))
     for number_, (name, text) in enumerate(rows, 1):
-        console.print(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}")
+        console.print(styled(rf"\[{number_}/{len(rows)}] [bold]{name}[/]  {escape(text)}"))
 
 
 def _plan_toolkit(
@@ -372,7 +370,7 @@ def show_toolchain(variant: Variant, options: Options) -> bool:
     platform = chosen_platform(options)
     tools = toolchain.find(kind(options), BUILD / "toolchains", platform, write=False)
     caching = tools.cache or "no compiler cache: ccache or sccache on PATH would be used"
-    console.print(f"{variant.name}: the core with {tools.name}, {caching}", markup=False)
+    console.print(f"{variant.name}: the core with {tools.name}, {caching}")
     if variant.backend is None:
         return True
     kit = variant.backend.find(matrix.request(variant, tools, upstream_here().tree, options.toolkit))
@@ -394,7 +392,7 @@ def print_table(built: Sequence[Built]) -> None:
         table.add_row("seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in row.steps))
         if row.cache:
             table.add_row("cache", row.cache)
-        console.print(f"\n[bold]{row.variant}[/]", table)
+        console.print(styled(f"\n[bold]{row.variant}[/]"), table)
 
 
 def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = False, upstream: str | None = None) -> list[Path]:
@@ -449,16 +447,17 @@ def _is(wheel: Path, version: str, wanted: str | None) -> bool:
 def stale(wheel: Path, release: Path = source.VENDOR) -> str | None:
     """Why this checkout would not build this wheel any more, or None where it would. `release`: where its release of upstream is
     (:func:`.source.release`)."""
-    files = archive.contents(wheel)
-    try:
-        made = json.loads(files[assemble.CORE])
-        upstream = source.read_tree(source.read_pin(release / source.PIN.name), release / source.TREE.name)
-        expected = core.fingerprint(upstream, made["toolchain"], made["platform"])
-    except (KeyError, ValueError):
-        return f"it has no readable {assemble.CORE}"
-    if made["fingerprint"] != expected:
-        return f"its core is {made['fingerprint']}, upstream's source and CMakeLists.txt now give {expected}"
-    for name in ("_backends.py", "__main__.py"):
-        if files.get(f"llama_cpp/{name}") != (ROOT / "llama_cpp" / name).read_bytes():
-            return f"llama_cpp/{name} has changed since"
+    with archive.open_wheel(wheel) as opened:
+        files = opened.files()
+        try:
+            made = assemble.decode(opened.read(assemble.CORE))
+            upstream = source.read_tree(source.read_pin(release / source.PIN.name), release / source.TREE.name)
+            expected = core.fingerprint(upstream, made.toolchain, made.platform)
+        except (KeyError, ValueError):
+            return f"it has no readable {assemble.CORE}"
+        if made.fingerprint != expected:
+            return f"its core is {made.fingerprint}, upstream's source and CMakeLists.txt now give {expected}"
+        for name in (f"llama_cpp/{name}" for name in ("_backends.py", "__main__.py")):
+            if name not in files or opened.read(name) != (ROOT / name).read_bytes():
+                return f"{name} has changed since"
     return None

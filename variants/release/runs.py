@@ -25,6 +25,7 @@ def collect(dist: Path, kept: Path = KEPT) -> list[Path]:
     kept.mkdir(parents=True, exist_ok=True)
     found = sorted([*dist.glob(f"*{records.SUFFIX}"), *dist.glob(f"*-only/*{records.SUFFIX}")])
     for file in found:
+        records.load(file)  # a file that is none stays out of the documents
         shutil.copyfile(file, kept / file.name)
     return found
 
@@ -37,7 +38,7 @@ def by_place(kept: Path = KEPT) -> dict[tuple[str, str], list[tuple[str, records
         variant = matrix.labelled(archive.split_label(name)[1])
         for known in archive.platforms_of(Path(name)):
             if variant:
-                found.setdefault((variant.name, known.name), []).extend((name, run) for run in records.decode(file.read_bytes()))
+                found.setdefault((variant.name, known.name), []).extend((name, run) for run in records.load(file))
     return found
 
 

@@ -6,7 +6,6 @@ import datetime
 import functools
 import re
 import uuid
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from ..matrix import DESCRIPTION
 from ..platforms import PLATFORMS
 from ..terminal import disk
 from ..upstream.source import Upstream
-from ..wheel import archive
+from ..wheel import archive, budget
 
 _KNOWN = Path(__file__).parent / "core.toml"
 #: What `python -m llama_cpp` and `verify` say of the core.
@@ -53,11 +52,26 @@ def read_core(wheel: Path) -> Core:
     """
     try:
         with archive.open_wheel(wheel) as opened:
-            core = msgspec.json.decode(opened.read(CORE), type=Core)
-    except (KeyError, msgspec.DecodeError, zipfile.BadZipFile) as error:
+            core = decode(opened.read(CORE))
+    except (KeyError, ValueError) as error:
         raise WheelError(f"{wheel} has no readable {CORE}: it has no core of ours.", "Build the core again.") from error
     if core.platform not in PLATFORMS:
         raise WheelError(f'{wheel} is of a platform "{core.platform}" that nobody knows.', "Build the core again.")
+    return core
+
+
+def decode(content: bytes) -> Core:
+    """The core that a core.json describes.
+
+    Raises:
+        ValueError: it does not describe one, or names that are no names of files.
+    """
+    core = budget.json(content, Core)
+    names = [core.fingerprint, *core.plugins, *core.libraries]
+    if wrong := next((name for name in names if not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name)), None):
+        raise ValueError(f"{wrong[:60]!r} is no name")
+    if len(names) > 1000:
+        raise ValueError(f"it names {len(names)} libraries")
     return core
 
 
@@ -72,11 +86,13 @@ def changes(core: Core, version: str) -> tuple[list[str], bool]:
 
 
 class KnownCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``core.toml``: the `release` of llama-cpp-python that somebody last looked at, its `libraries`, and its CPU `plugins` by
-    platform."""
+    """``core.toml``: the `release` of llama-cpp-python that somebody last looked at, its `libraries`, its CPU `plugins` by
+    platform, the files of its `package`, and what it `requires`."""
 
     release: str
     libraries: list[str]
+    package: list[str]
+    requires: list[str]
     plugins: dict[str, list[str]]
 
 
@@ -92,22 +108,36 @@ def document(core_wheel: Path, target_dir: Path, upstream: Upstream, toolchain: 
     Raises:
         WheelError: `core_wheel` is damaged.
     """
-    files = archive.contents(core_wheel)
-    with archive.open_wheel(core_wheel) as opened:
-        info = archive.dist_info(opened)
-    for name, text in licences(upstream, toolchain).items():
-        files[f"{info}/licenses/{name}"] = text
-    files[f"{info}/sboms/llama_cpp_python.cdx.json"] = bill_of_materials(upstream, toolchain, epoch)
     *stem, made_for = core_wheel.stem.split("-")  # by the machine that compiled it
     raw = f"linux_{toolchain.platform.processor}" if toolchain.platform.system == "Linux" else toolchain.tag or made_for
-    files[f"{info}/WHEEL"] = with_tag(files[f"{info}/WHEEL"], "-".join([*stem[-2:], raw]))
     target = target_dir / ("-".join([*stem, raw]) + ".whl")
-    disk.remove(target_dir)
-    archive.write(target, files, epoch)
+    with archive.open_wheel(core_wheel) as opened:
+        info, files = archive.dist_info(opened), opened.files()
+        files |= {f"{info}/licenses/{name}": licence for name, licence in licences(upstream, toolchain).items()}
+        files[f"{info}/sboms/llama_cpp_python.cdx.json"] = bill_of_materials(upstream, toolchain, epoch)
+        files[f"{info}/WHEEL"] = with_tag(text(opened, f"{info}/WHEEL"), "-".join([*stem[-2:], raw]))
+        disk.remove(target_dir)
+        archive.write(target, files, epoch)
     return target
 
 
-def assemble(part: Path, target_dir: Path, build_number: int | None, epoch: int, extra: Mapping[str, bytes] | None = None) -> Path:
+def text(opened: archive.Archive, name: str) -> bytes:
+    """One of the texts of dist-info.
+
+    Raises:
+        WheelError: it is missing, or not UTF-8.
+    """
+    try:
+        content = opened.read(name)
+        content.decode()
+    except (KeyError, ValueError) as error:
+        raise WheelError(f"{opened.filename} has no readable {name} ({error}).", "Build it again.") from error
+    return content
+
+
+def assemble(
+    part: Path, target_dir: Path, build_number: int | None, epoch: int, extra: Mapping[str, archive.Source] | None = None
+) -> Path:
     """Write the raw wheel of a core's `part` into `target_dir` and return its path.
 
     `extra`: files of a plugin, by their names in the wheel. A build number (PEP 427) makes installers prefer this file to another
@@ -116,23 +146,36 @@ def assemble(part: Path, target_dir: Path, build_number: int | None, epoch: int,
     Raises:
         WheelError: `part` is damaged, or the plugin was built against another core.
     """
-    files = archive.contents(part) | dict(extra or {})
     with archive.open_wheel(part) as opened:
-        info = archive.dist_info(opened)
-    if DESCRIPTION in files:
-        core, wanted = read_core(part).fingerprint, msgspec.json.decode(files[DESCRIPTION])["core"]
-        if core != wanted:
-            raise WheelError(
-                f"The plugin is of core {wanted}, {part} has core {core}: they would not load together.",
-                "Build the plugin against this core: its part and the core's must come from one run.",
-            )
-    parts = part.name.split("-")
-    if build_number is not None:
-        parts.insert(2, str(build_number))
-        files[f"{info}/WHEEL"] = _with_build(files[f"{info}/WHEEL"], build_number)
-    target = target_dir / "-".join(parts)
-    archive.write(target, files, epoch)
+        info, files = archive.dist_info(opened), opened.files() | dict(extra or {})
+        if DESCRIPTION in files:
+            core, wanted = read_core(part).fingerprint, _core_of(b"".join(archive.pieces(files[DESCRIPTION])), part)
+            if core != wanted:
+                raise WheelError(
+                    f"The plugin is of core {wanted}, {part} has core {core}: they would not load together.",
+                    "Build the plugin against this core: its part and the core's must come from one run.",
+                )
+        parts = part.name.split("-")
+        if build_number is not None:
+            parts.insert(2, str(build_number))
+            files[f"{info}/WHEEL"] = _with_build(text(opened, f"{info}/WHEEL"), build_number)
+        target = target_dir / "-".join(parts)
+        archive.write(target, files, epoch)
     return target
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """Of plugin.json, what is asked of it here."""
+
+    core: str
+
+
+def _core_of(description: bytes, part: Path) -> str:
+    """The core that a plugin.json says the plugin was built against."""
+    try:
+        return budget.json(description, _Described).core
+    except ValueError as error:
+        raise WheelError(f"The plugin for {part} has a damaged description: {error}.", "Build the plugin again.") from error
 
 
 def with_tag(wheel_file: bytes, tag: str) -> bytes:
@@ -143,7 +186,7 @@ def with_tag(wheel_file: bytes, tag: str) -> bytes:
 
 def _with_build(wheel_file: bytes, build_number: int) -> bytes:
     lines = [line for line in wheel_file.decode().splitlines() if line and not line.startswith("Build:")]
-    tag = next(i for i, line in enumerate(lines) if line.startswith("Tag:"))
+    tag = next((i for i, line in enumerate(lines) if line.startswith("Tag:")), len(lines))
     return ("\n".join([*lines[:tag], f"Build: {build_number}", *lines[tag:]]) + "\n").encode()
 
 

@@ -12,6 +12,7 @@ from ..errors import WheelError
 from ..matrix import DESCRIPTION, Variant, as_built
 from ..platforms import of_tag
 from ..wheel import archive
+from . import promise
 
 _FILE = "variant.json"
 
@@ -22,8 +23,8 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
     Changes the file name, ``variant.json``, METADATA (only where the variant has requirements) and RECORD, and nothing else.
 
     Raises:
-        WheelError: the wheel is labelled already, is none of ours, or for a platform where the variant does not exist; the variant
-            is the plain wheel; variantlib or uv would refuse the metadata.
+        WheelError: the wheel is labelled already, is none of ours, for a platform where the variant does not exist, or without
+            what the label stands for; the variant is the plain wheel; variantlib or uv would refuse the metadata.
     """
     has = archive.split_label(wheel.name)[1]
     if has is not None:
@@ -43,8 +44,17 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
             f"{wheel} is for {', '.join(sorted(tag.platform for tag in tags))}, where {variant.name} does not exist.",
             f"{variant.file} names {', '.join(variant.table.platforms)}.",
         )
+    if why := promise.broken(wheel, variant):
+        raise WheelError(f"{wheel} {why}.", f"Give the wheel that was built as {variant.name}: a label adds nothing to a wheel.")
     with archive.open_wheel(wheel) as opened:
         described = opened.read(DESCRIPTION) if DESCRIPTION in opened.namelist() else None
+        info = archive.dist_info(opened)
+        if f"{info}/{_FILE}" in opened.namelist():
+            raise WheelError(f"{wheel} has a {_FILE} already, but no label in its name.", "Build it again.")
+        try:
+            header = opened.read(f"{info}/METADATA")
+        except KeyError as error:
+            raise WheelError(f"{wheel} has no METADATA.", "Build it again.") from error
     try:
         built = as_built(variant, described, platforms)
         content = metadata.to_bytes(metadata.dist_info(variant.label, built.properties))
@@ -54,11 +64,6 @@ def label(wheel: Path, variant: Variant, target_dir: Path) -> Path:
             f"{variant.file} and pyproject.toml give metadata that installers refuse: {error}.",
             "Correct [variant] of pyproject.toml.",
         ) from error
-    with archive.open_wheel(wheel) as opened:
-        info = archive.dist_info(opened)
-        if f"{info}/{_FILE}" in opened.namelist():
-            raise WheelError(f"{wheel} has a {_FILE} already, but no label in its name.", "Build it again.")
-        header = opened.read(f"{info}/METADATA")
     changed = {f"{info}/{_FILE}": content}
     if variant.table.runtime.requires:
         changed[f"{info}/METADATA"] = _with_requirements(header, variant.table.runtime.requires)
@@ -87,7 +92,9 @@ def unlabel(wheel: Path, target_dir: Path, local: bool = False) -> Path:
         if not local:
             archive.rewrite(wheel, target_dir / plain, {}, frozenset({f"{info}/{_FILE}"}))
             return target_dir / plain
-        inside = {name: opened.read(name) for name in opened.namelist() if name.startswith(f"{info}/") and not name.endswith("/")}
+        inside = {name: opened.read(name) for name in opened.files() if name.startswith(f"{info}/")}
+    if f"{info}/METADATA" not in inside:
+        raise WheelError(f"{wheel} has no METADATA.", "Build it again.")
     target = target_dir / local_name(wheel.name)
     distribution, new_version, *_ = target.name.split("-")
     new_info = f"{distribution}-{new_version}.dist-info"
@@ -105,6 +112,7 @@ def unlabel(wheel: Path, target_dir: Path, local: bool = False) -> Path:
 def local_name(name: str) -> str:
     """A labelled wheel's file name with the label moved into the version, as a local version (PEP 440): ``0.3.36+vulkan``."""
     plain, found = archive.split_label(name)
+    archive.parse_name(Path(plain))
     distribution, version, *rest = plain.split("-")
     return "-".join([distribution, str(Version(f"{version}+{archive.local_version(found or '')}")), *rest])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ..errors import CommandError, WheelError
 from ..matrix import DESCRIPTION, Runtime
 from ..terminal import disk, process
 from ..upstream.source import Upstream
-from ..wheel import archive
+from ..wheel import archive, budget
 from . import core
 
 _PART = DESCRIPTION.rpartition("/")[2]
@@ -29,13 +30,13 @@ class Plugin(msgspec.Struct, frozen=True):
     file: Path
     description: bytes
 
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, archive.Source]:
         """What goes into the wheel, by name."""
-        return {f"llama_cpp/lib/{self.file.name}": self.file.read_bytes(), DESCRIPTION: self.description}
+        return {f"llama_cpp/lib/{self.file.name}": self.file, DESCRIPTION: self.description}
 
     def facts(self) -> dict[str, str | list[str]]:
         """What its toolkit was (:attr:`.Toolkit.facts`)."""
-        return msgspec.json.decode(self.description, type=_Described).toolkit
+        return budget.json(self.description, _Described).toolkit
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -59,10 +60,13 @@ def read(folder: Path) -> Plugin:
         WheelError: the part is incomplete or damaged.
     """
     try:
-        description = (folder / _PART).read_bytes()
-        name = msgspec.json.decode(description, type=_Described).name
+        description = budget.read(folder / _PART)
+        name = budget.json(description, _Described).name
+        if not re.fullmatch(r"[a-z0-9_]{1,60}", name):
+            raise ValueError(f"{name[:60]!r} is no plugin's name")
         (file,) = folder.glob(f"*ggml-{name}.*")
-    except (OSError, msgspec.DecodeError, ValueError) as error:
+        budget.opened(file).close()  # a regular file
+    except (OSError, ValueError) as error:
         raise WheelError(f"{folder} is no plugin's part: {error}.", "Copy the whole folder that `nox -s plugin` made.") from error
     return Plugin(name, file, description)
 
@@ -85,7 +89,7 @@ def build(
     library = build_dir / "core" / name
     try:
         with archive.open_wheel(core_wheel) as opened:
-            content = opened.read(f"llama_cpp/lib/{name}")
+            content = b"".join(opened.pieces(f"llama_cpp/lib/{name}"))
     except KeyError as error:
         raise WheelError(f"{core_wheel} has no {name}: it is another core.", "Build the core again with this toolchain.") from error
     if not library.exists() or library.read_bytes() != content:

@@ -84,7 +84,7 @@ def _auditwheel(job: Job) -> Path:
                         "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
                         remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
     except CommandError:
-        if job.promised or not _too_new(raw) or binary.wanting(archive.contents(raw), job.foreign):
+        if job.promised or not _too_new(raw) or _wanting(raw, job.foreign):
             raise
         console.print("      this system is newer than every manylinux tag that auditwheel knows: for systems as new as this one")
         return _as_it_is(job)
@@ -97,6 +97,19 @@ def _auditwheel(job: Job) -> Path:
             )
         repaired = repaired.rename(repaired.with_name(f"{repaired.stem.rpartition('-')[0]}-{job.promised}.whl"))
     return repaired
+
+
+def _wanting(raw: Path, foreign: Sequence[str]) -> dict[str, list[str]]:
+    """What its libraries need and nothing has.
+
+    Raises:
+        WheelError: one of them is damaged.
+    """
+    try:
+        with archive.open_wheel(raw) as opened:
+            return binary.wanting(opened.files(), foreign)
+    except ValueError as error:
+        raise archive.damaged(raw, error) from error
 
 
 def _too_new(raw: Path) -> bool:
@@ -137,17 +150,20 @@ def _with_musl(job: Job) -> Path:
     zig writes ``libc.so``, which auditwheel would look for on this machine. musl takes both names for itself (ldso/dynlink.c,
     load_library).
     """
-    files = archive.contents(job.raw)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            if binary.is_library(content) and "libc.so" in binary.read(content).needed:
-                path = Path(folder) / "library.so"
-                path.write_bytes(content)
-                new = f"libc.musl-{job.platform.machine}.so.1"
-                process.command(["patchelf", "--replace-needed", "libc.so", new, path], log=job.log, env=process.environment())
-                files[name] = path.read_bytes()
     raw = job.raw.parent / "musl" / job.raw.name
-    archive.write(raw, files, job.epoch)
+    with archive.open_wheel(job.raw) as opened, tempfile.TemporaryDirectory() as folder:
+        files = opened.files()
+        for number, (name, source) in enumerate(opened.files().items()):
+            if not binary.is_library(archive.head(source)):
+                continue
+            with archive.on_disk(source) as unpacked:
+                if "libc.so" not in binary.read(unpacked).needed:
+                    continue
+                path = Path(shutil.move(unpacked, Path(folder) / f"{number}.so"))
+            new = f"libc.musl-{job.platform.machine}.so.1"
+            process.command(["patchelf", "--replace-needed", "libc.so", new, path], log=job.log, env=process.environment())
+            files[name] = path
+        archive.write(raw, files, job.epoch)
     return raw
 
 
@@ -167,15 +183,19 @@ def _delvewheel(job: Job) -> Path:
 
 def _kept_init(job: Job, repaired: Path) -> Path:
     """The wheel with its own Python files: delvewheel puts code for the folder of grafted libraries into every ``__init__.py``."""
-    files, before = archive.contents(repaired), archive.contents(job.raw)
-    grafted = {name: content for name, content in files.items() if name.split("/")[0].endswith(".libs")}
-    if grafted:
-        for name, content in grafted.items():
-            if name.lower().endswith(".dll"):
-                files[f"llama_cpp/lib/{name.rpartition('/')[2]}"] = content
-            del files[name]
-    files |= {name: content for name, content in before.items() if name.endswith(".py")}
-    archive.write(repaired, files, job.epoch)
+    with (
+        disk.replacing(repaired) as part,
+        archive.open_wheel(repaired) as opened,
+        archive.open_wheel(job.raw) as before,
+    ):
+        files = opened.files()
+        for name, source in opened.files().items():
+            if name.split("/")[0].endswith(".libs"):
+                if name.lower().endswith(".dll"):
+                    files[f"llama_cpp/lib/{name.rpartition('/')[2]}"] = source
+                del files[name]
+        files |= {name: source for name, source in before.files().items() if name.endswith(".py")}
+        archive.write(part, files, job.epoch)
     return repaired
 
 
@@ -184,7 +204,7 @@ _APPLE = ("otool", "install_name_tool", "lipo", "codesign")  # what delocate cal
 
 def _delocate(job: Job) -> Path:
     """Wants Apple's tools to graft anything. A wheel that needs nothing but itself and the system is only checked, anywhere."""
-    wanting = binary.wanting(archive.contents(job.raw), job.foreign)
+    wanting = _wanting(job.raw, job.foreign)
     if not wanting:
         return _as_it_is(job)
     lacking = [tool for tool in _APPLE if not shutil.which(tool, path=process.environment()["PATH"])]
@@ -216,12 +236,12 @@ def _canonical(wheel: Path, epoch: int) -> Path:
     """The same wheel with one tag alone (auditwheel adds ``manylinux2014``; PEP 600), written by our own deterministic writer."""
     stem, _, platforms = wheel.stem.rpartition("-")
     platform = next((p for p in platforms.split(".") if p.startswith(("manylinux_", "musllinux_"))), platforms)
-    files = archive.contents(wheel)
-    with archive.open_wheel(wheel) as opened:
-        header = f"{archive.dist_info(opened)}/WHEEL"
-    files[header] = assemble.with_tag(files[header], "-".join([*stem.split("-")[-2:], platform]))
     target = wheel.with_name(f"{stem}-{platform}.whl")
-    archive.write(target, files, epoch)
+    with disk.replacing(target) as part, archive.open_wheel(wheel) as opened:  # closed before it is replaced, as Windows wants
+        header = f"{archive.dist_info(opened)}/WHEEL"
+        files = opened.files()
+        files[header] = assemble.with_tag(assemble.text(opened, header), "-".join([*stem.split("-")[-2:], platform]))
+        archive.write(part, files, epoch)
     if target != wheel:
         wheel.unlink()
     return target

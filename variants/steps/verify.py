@@ -3,106 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import json
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from email.message import Message
-from email.parser import BytesParser
 from pathlib import Path
 
 import msgspec
-from installer.sources import WheelFile
-from packaging.tags import Tag, parse_tag
+from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 
 from .. import matrix, platforms
 from ..backends import toolkit
 from ..choice import metadata
-from ..errors import SourceError, WheelError
-from ..matrix import DESCRIPTION, Variant
+from ..errors import SourceError, UsageError, WheelError
+from ..matrix import DESCRIPTION
 from ..platforms import PLATFORMS, Platform
 from ..terminal import process
 from ..terminal.console import console
 from ..upstream import source
 from ..upstream.source import Upstream
-from ..wheel import archive, binary
-from . import assemble, repair
+from ..wheel import archive, budget
+from . import assemble, promise, repair
 from .assemble import CORE
+from .inspected import Finding, Wheel, read
+from .members import members, missing_files, record, requirements
 
-# Folders in which people and services build. An absolute path below one of them has no business in a library.
-_BUILD_PATH = re.compile(rb"/(?:home|root|Users|builds?|runner|workspace|private|var/folders)/[\w.+-]+/[\x21-\x7e]*")
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that is wrong: the file (in the wheel, or the wheel), the fact, and what to do."""
-
-    file: str
-    fact: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.fact}. {self.remedy}"
-
-
-class Wheel(msgspec.Struct, frozen=True, dict=True):
-    """A wheel in memory: its path, its files, the name of its dist-info folder, its libraries, and why one is none."""
-
-    path: Path
-    files: dict[str, bytes]
-    info: str
-    libraries: dict[str, binary.Library]
-    damaged: dict[str, str] = {}
-
-    @property
-    def plain(self) -> Path:
-        """The path without the variant label, which no tool but the installers can read yet."""
-        return archive.plain_path(self.path)
-
-    @contextlib.contextmanager
-    def as_plain(self) -> Iterator[Path]:
-        """The very file under its plain name, for those tools."""
-        if self.plain == self.path:
-            yield self.path
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                link = Path(folder) / self.plain.name
-                link.symlink_to(self.path.resolve())
-                yield link
-
-    @property
-    def platform(self) -> Platform:
-        """The platform of its tags; of several or an unknown one, Linux x86-64's rules apply."""
-        *_, tags = archive.parse_name(self.plain)
-        known = [platform for tag in tags if (platform := platforms.of_tag(tag.platform))]
-        return known[0] if known else PLATFORMS["linux_x86_64"]
-
-    @functools.cached_property
-    def variant(self) -> Variant | None:
-        """The variant of the matrix that has its label."""
-        return matrix.labelled(archive.split_label(self.path.name)[1], self.platform.name)
-
-    @property
-    def plugin_file(self) -> str | None:
-        """The name in the wheel of the GPU plugin that the matrix gives to this label."""
-        plugin = self.variant.table.plugin if self.variant else None
-        return f"llama_cpp/lib/{self.platform.plugin(plugin)}" if plugin else None
-
-    def plugin(self) -> dict[str, object]:
-        """What plugin.json says of the plugin, or nothing where the wheel has none.
-
-        Raises:
-            ValueError: it is no JSON object.
-        """
-        content = self.files.get(DESCRIPTION)
-        return msgspec.json.decode(content, type=dict[str, object]) if content is not None else {}
-
-    def header(self, name: str) -> Message:
-        """METADATA or WHEEL as a message; empty where it is missing."""
-        return BytesParser().parsebytes(self.files.get(f"{self.info}/{name}", b""))
+__all__ = ["Finding", "Wheel", "members", "missing_files", "read", "record", "requirements"]
 
 
 def verify(path: Path, upstream: Upstream | None, publishing: bool = True) -> list[Finding]:
@@ -115,33 +43,16 @@ def verify(path: Path, upstream: Upstream | None, publishing: bool = True) -> li
         WheelError: it cannot be read as a wheel at all.
     """
     wheel = read(path)
-    findings = [finding for check in (*CHECKS, *([whole] if publishing else [])) for finding in check(wheel)]
-    return findings + (list(missing_files(wheel, upstream)) if upstream else [])
-
-
-def read(path: Path) -> Wheel:
-    """A wheel with its libraries, read into memory.
-
-    Raises:
-        WheelError: it cannot be read as a wheel at all.
-    """
-    archive.parse_name(archive.plain_path(path))
-    files = archive.contents(path)
-    with archive.open_wheel(path) as opened:
-        wheel = Wheel(path, files, archive.dist_info(opened), {}, {})
-    for name, content in files.items():
-        if binary.is_library(content):
-            try:
-                wheel.libraries[name] = binary.read(content)
-            except ValueError as error:
-                wheel.damaged[name] = str(error)
-    return wheel
+    first = [finding for check in FIRST for finding in check(wheel)]
+    checks = (*OWN, *(() if first else TOOLS), *((whole,) if publishing else ()))
+    found = [*first, *(finding for check in checks for finding in check(wheel)), *requirements(wheel, upstream)]
+    return found + (list(missing_files(wheel, upstream)) if upstream else [])
 
 
 def labels(wheel: Wheel) -> Iterator[Finding]:
     """The label in the file name, variant.json and the matrix agree (PEP 825), or there is none."""
     _, label = archive.split_label(wheel.path.name)
-    content = wheel.files.get(f"{wheel.info}/variant.json")
+    content = wheel.texts.get(f"{wheel.info}/variant.json")
     try:
         if label is None and content is not None:
             raise ValueError("there is no label in the file name")
@@ -153,13 +64,19 @@ def labels(wheel: Wheel) -> Iterator[Finding]:
             if variant is None:
                 raise ValueError(f"the matrix has no label {label}")
             *_, tags = archive.parse_name(wheel.plain)
-            built = matrix.as_built(variant, wheel.files.get(DESCRIPTION), [tag.platform for tag in tags])
+            built = matrix.as_built(variant, wheel.texts.get(DESCRIPTION), [tag.platform for tag in tags])
             if found.variant_desc != metadata.dist_info(label, built.properties).variant_desc:
                 raise ValueError(f"the matrix has other properties for {label}")
-    except ValueError as error:
+    except (ValueError, UsageError) as error:
         yield Finding(
             f"{wheel.info}/variant.json", f"does not go with the file name ({error})", "Label it again from the plain wheel."
         )
+
+
+def stands_for(wheel: Wheel) -> Iterator[Finding]:
+    """The wheel has the plugin that its label stands for."""
+    if wheel.variant and wheel.variant.label and (why := promise.broken(wheel.path, wheel.variant)):
+        yield Finding(wheel.path.name, why, "Label the wheel of that variant, not another one.")
 
 
 def damaged(wheel: Wheel) -> Iterator[Finding]:
@@ -168,31 +85,30 @@ def damaged(wheel: Wheel) -> Iterator[Finding]:
         yield Finding(name, f"damaged library ({why})", "Build the wheel again.")
 
 
-def record(wheel: Wheel) -> Iterator[Finding]:
-    """RECORD lists every file with its true hash and size (PEP 376, PEP 427)."""
-    remedy = "The file was changed after it was built: build it again."
-    try:
-        with wheel.as_plain() as path, WheelFile.open(path) as opened:
-            opened.validate_record(validate_contents=True)
-    except (ValueError, KeyError, AssertionError) as error:
-        for issue in getattr(error, "issues", [f"RECORD cannot be read ({error})"]):
-            yield Finding(wheel.path.name, str(issue).rstrip("."), remedy)
-
-
 def names(wheel: Wheel) -> Iterator[Finding]:
     """The file name, METADATA and WHEEL agree in name, version, build number and tags, and the wheel is ours."""
     name, version, build, tags = archive.parse_name(wheel.plain)
     described, header = wheel.header("METADATA"), wheel.header("WHEEL")
     remedy = "Build it again; a wheel cannot be renamed by hand."
+    for text in ("METADATA", "WHEEL"):
+        try:
+            archive.headers(wheel.texts.get(f"{wheel.info}/{text}", b""))
+        except ValueError as error:
+            yield Finding(f"{wheel.info}/{text}", f"cannot be read ({error})", "Build the wheel again.")
     if name != "llama-cpp-python":
         yield Finding(wheel.path.name, f"is a wheel of {name}, not ours", "Give a wheel of llama-cpp-python.")
+    if any(len(described.get_all(key) or []) > 1 for key in ("Name", "Version", "Requires-Python")):
+        yield Finding(f"{wheel.info}/METADATA", "has two Names, Versions or Requires-Pythons", "Build the wheel again.")
     if canonicalize_name(described["Name"] or "") != name:
         yield Finding(f"{wheel.info}/METADATA", f"Name is {described['Name']}, the file name says {name}", remedy)
     if described["Version"] != str(version):
         yield Finding(f"{wheel.info}/METADATA", f"Version is {described['Version']}, the file name says {version}", remedy)
     inside: set[Tag] = set()
     for text in header.get_all("Tag") or []:
-        inside |= parse_tag(text)
+        try:
+            inside |= archive.tags(text)
+        except ValueError as error:
+            yield Finding(f"{wheel.info}/WHEEL", f"has a tag that is none ({error})", remedy)
     if inside != set(tags):
         says = ", ".join(sorted(map(str, inside))) or "none"
         yield Finding(f"{wheel.info}/WHEEL", f"tags are {says}, the file name says {', '.join(sorted(map(str, tags)))}", remedy)
@@ -301,13 +217,8 @@ def hardened(wheel: Wheel) -> Iterator[Finding]:
 
 def build_paths(wheel: Wheel) -> Iterator[Finding]:
     """No path of the machine that built it in a library."""
-    here = str(source.ROOT).encode()
-    for name in wheel.libraries:
-        content = wheel.files[name]
-        found = here if here in content else next((match[0] for match in _BUILD_PATH.finditer(content)), None)
-        if found:
-            text = found[:80].decode("ascii", "replace")
-            yield Finding(name, f"holds the build path {text!r}", "Compile it with -ffile-prefix-map (CMakeLists.txt).")
+    for name, path in wheel.build_paths.items():
+        yield Finding(name, f"holds the build path {path!r}", "Compile it with -ffile-prefix-map (CMakeLists.txt).")
 
 
 def duplicates(wheel: Wheel) -> Iterator[Finding]:
@@ -321,7 +232,7 @@ def duplicates(wheel: Wheel) -> Iterator[Finding]:
 
 
 def _digest(wheel: Wheel, name: str) -> str | None:
-    return hashlib.sha256(wheel.files[name]).hexdigest()
+    return wheel.files[name].sha256.hex()
 
 
 def _soname(wheel: Wheel, name: str) -> str | None:
@@ -331,11 +242,11 @@ def _soname(wheel: Wheel, name: str) -> str | None:
 def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     """The core under its fingerprint, the plugins that core.json names and the one of plugin.json, and no library beside them."""
     try:
-        core = json.loads(wheel.files[CORE])
-        plugins, fingerprint = list(core["plugins"]), str(core["fingerprint"])
+        core = budget.json(wheel.texts[CORE], _Core)
     except (KeyError, ValueError):
         yield Finding(CORE, "is missing or damaged", "Build the wheel again.")
         return
+    plugins, fingerprint = list(core.plugins), core.fingerprint
     try:
         description = wheel.plugin()
     except ValueError as error:
@@ -353,7 +264,7 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
 
 def whole(wheel: Wheel) -> Iterator[Finding]:
     """The plugin has everything that its toolkit should have put in: a wheel without it is correct, and slower than others."""
-    if lacking := lacks(wheel.files.get(DESCRIPTION)):
+    if lacking := lacks(wheel.texts.get(DESCRIPTION)):
         yield Finding(DESCRIPTION, f"the plugin lacks {', '.join(lacking)}, which a published wheel must have", WHOLE)
 
 
@@ -363,9 +274,18 @@ WHOLE = "Build it again without --toolkit; this one may be used."
 
 def lacks(description: bytes | None) -> list[str]:
     """What a plugin lacks that a published wheel must have, by its plugin.json."""
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(description, type=_Described).lacks if description is not None else []
+    with contextlib.suppress(ValueError):
+        return budget.json(description, _Described).lacks if description is not None else []
     return []  # `promised_plugins` tells that it is damaged
+
+
+class _Core(msgspec.Struct, frozen=True):
+    """Of core.json, what is asked of it here."""
+
+    fingerprint: str
+    plugins: list[str]
+    platform: str = ""
+    toolchain: str = ""
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -384,10 +304,9 @@ def _libraries(plugins: Iterable[str], fingerprint: str, platform: Platform) -> 
 def documents(wheel: Wheel) -> Iterator[Finding]:
     """Licences (of upstream and llama.cpp) and a software bill of materials that names llama.cpp (PEP 770) are there."""
     for name in ("licenses/llama-cpp-python/LICENSE.md", "licenses/llama.cpp/LICENSE"):
-        if not wheel.files.get(f"{wheel.info}/{name}"):
+        if not (f"{wheel.info}/{name}" in wheel.files and wheel.files[f"{wheel.info}/{name}"].size):
             yield Finding(wheel.path.name, f"lacks {wheel.info}/{name}", "Build the wheel again.")
-    boms = [content for name, content in wheel.files.items() if name.startswith(f"{wheel.info}/sboms/")]
-    if not any(b'"llama.cpp"' in bom for bom in boms):
+    if not wheel.bill:
         yield Finding(wheel.path.name, "has no bill of materials that names llama.cpp", "Build the wheel again.")
 
 
@@ -433,32 +352,16 @@ def upstream_here() -> Upstream | None:
     try:
         return source.read_tree(source.read_pin())
     except SourceError as error:
-        console.print(f"Wheels are not compared with upstream's files. {error.what} {error.remedy}", markup=False)
+        console.print(f"Wheels are not compared with upstream's files. {error.what} {error.remedy}")
         return None
 
 
-def missing_files(wheel: Wheel, upstream: Upstream) -> Iterator[Finding]:
-    """No file of upstream's package is missing, and none differs but ``__init__.py`` by its one line."""
-    if wheel.header("METADATA")["Version"] != upstream.version:
-        console.print(f"{wheel.path.name}: not of the pinned version {upstream.version}, so not compared with upstream's files")
-        return
-    for path in source.package_files(upstream.tree):
-        theirs = (upstream.tree / path).read_bytes()
-        ours = wheel.files.get(str(path))
-        if ours is None:
-            yield Finding(wheel.path.name, f"lacks upstream's {path}", "Build the wheel again.")
-        elif path.name == "__init__.py" and len(path.parts) == 2:
-            first, _, rest = ours.partition(b"\n")
-            if rest != theirs.removeprefix(first + b"\n") or b"_backends" not in first:
-                yield Finding(str(path), "is not upstream's with our import before it", "Build the wheel again.")
-        elif ours != theirs:
-            yield Finding(str(path), "differs from upstream's", "Build the wheel again.")
-
-
-CHECKS: tuple[Callable[[Wheel], Iterator[Finding]], ...] = (
-    record, names, labels, damaged, tag, needed, hardened, build_paths, duplicates, promised_plugins, documents,
-    twine, check_wheel_contents,
-)  # fmt: skip
+Checks = tuple[Callable[[Wheel], Iterator[Finding]], ...]
+#: Its files are those of a wheel of ours. Where they are not, no program of other people's gets to read it.
+FIRST: Checks = (record, members, names, damaged)
+OWN: Checks = (labels, stands_for, needed, hardened, build_paths, duplicates, promised_plugins, documents)
+TOOLS: Checks = (tag, twine, check_wheel_contents)
+CHECKS: Checks = (*FIRST, *OWN, *TOOLS)
 
 
 def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
@@ -470,20 +373,26 @@ def same_core(paths: Iterable[Path]) -> Iterator[Finding]:
     seen: dict[tuple[str, str], tuple[Path, str]] = {}
     cores: dict[tuple[str, str], tuple[Path, str]] = {}
     for path in paths:
-        files = archive.contents(path)
-        with contextlib.suppress(KeyError, ValueError):
-            core = json.loads(files[CORE])
-            made = str(archive.parse_name(archive.plain_path(path))[1]), str(core["platform"])
-            first, name_of = cores.setdefault(made, (path, core["fingerprint"]))
-            if core["fingerprint"] != name_of:
-                fact = f"has core {core['fingerprint']} ({core['toolchain']}), and {first.name} has {name_of}"
+        with contextlib.suppress(KeyError, ValueError), archive.open_wheel(path) as opened:
+            core = budget.json(opened.read(CORE), _Core)
+            made = str(archive.parse_name(archive.plain_path(path))[1]), core.platform
+            first, name_of = cores.setdefault(made, (path, core.fingerprint))
+            if core.fingerprint != name_of:
+                fact = f"has core {core.fingerprint} ({core.toolchain}), and {first.name} has {name_of}"
                 yield Finding(path.name, fact, "Build both again, with the same toolchain: one core serves all.")
-            for name in _libraries(core["plugins"], core["fingerprint"], PLATFORMS[core["platform"]]):
-                digest = hashlib.sha256(files[name]).hexdigest()
-                other, expected = seen.setdefault((core["fingerprint"], name), (path, digest))
+            for name in _libraries(core.plugins, core.fingerprint, PLATFORMS[core.platform]):
+                digest = _hash(opened, name)
+                other, expected = seen.setdefault((core.fingerprint, name), (path, digest))
                 if digest != expected:
-                    fact = f"{name} is not the one of {other.name}, though both are core {core['fingerprint']}"
+                    fact = f"{name} is not the one of {other.name}, though both are core {core.fingerprint}"
                     yield Finding(path.name, fact, "Build both again: one core serves all.")
+
+
+def _hash(opened: archive.Archive, name: str) -> str:
+    found = hashlib.sha256()
+    for piece in opened.pieces(name):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def require(path: Path, upstream: Upstream | None) -> None:
@@ -500,7 +409,7 @@ def require(path: Path, upstream: Upstream | None) -> None:
 def describe_plugin(path: Path) -> str | None:
     """One line about the GPU plugin in a wheel and what its tools could do, from its plugin.json; None where it has none."""
     with contextlib.suppress(ValueError, KeyError), archive.open_wheel(path) as opened:
-        facts = msgspec.json.decode(opened.read(DESCRIPTION), type=dict[str, object])
+        facts = budget.json(opened.read(DESCRIPTION), dict[str, object])
         tools = facts.get("toolkit")
         if isinstance(tools, dict):
             return f"plugin {facts.get('name')} of core {facts.get('core')}; {'; '.join(toolkit.told(tools))}"

@@ -64,7 +64,7 @@ def queued(path: Path) -> Iterator[Lock]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.print(f"waiting for another run that writes {path}", markup=False)
+        console.print(f"waiting for another run that writes {path}")
         lock.acquire()
     try:
         yield Lock(path)
@@ -73,11 +73,12 @@ def queued(path: Path) -> Iterator[Lock]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[Lock]:
-    """Hold this checkout's lock; a lock of a dead process counts for nothing.
+def locked(folder: Path, wait: bool | None = None, what: str = "build") -> Iterator[Lock]:
+    """Hold the lock that lies in `folder`, of this checkout's builds or of something else (`what`); that of a dead process counts
+    for nothing. `wait`: for another one to end (None: this step has no option for that).
 
     Raises:
-        BusyError: another build holds it and `wait` is false.
+        BusyError: another one holds it and `wait` is not true.
         DiskError: the checkout cannot be written.
     """
     holder = folder / "lock.txt"
@@ -89,11 +90,11 @@ def locked(folder: Path, wait: bool = False) -> Iterator[Lock]:
         except Timeout:
             who = holder.read_text() if holder.exists() else "another process"
             if not wait:
+                queued = "" if wait is None else ", pass --wait to be queued behind it"
                 raise BusyError(
-                    f"Another build is using this checkout ({who}).",
-                    "Wait until it ends, pass --wait to be queued behind it, or build in another clone.",
+                    f"Another {what} is using this checkout ({who}).", f"Wait until it ends{queued}, or work in another clone."
                 ) from None
-            console.print(f"waiting for another build in this checkout ({who})")
+            console.print(f"waiting for another {what} in this checkout ({who})")
             lock.acquire()
     except OSError as error:
         raise DiskError(f"{folder} cannot be written: {error.strerror}.", "Build in a checkout that you may write to.") from error

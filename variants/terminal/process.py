@@ -59,7 +59,7 @@ def command(
         OutOfMemoryError: the same, and its last lines speak of memory.
     """
     words = [str(argument) for argument in arguments]
-    console.print(f"+ {shlex.join(words)}", style="dim", markup=False)
+    console.print(f"+ {shlex.join(words)}", style="dim")
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     begin = last_word = time.monotonic()

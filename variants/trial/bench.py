@@ -283,10 +283,10 @@ def bench_labels(build_dir: Path, rounds: int, megabytes: int) -> Path:
     disk.remove(folder)
     for how, row in results.items():
         memory = f", {max(row['memory']) / 1e6:.0f} MB of memory" if "memory" in row else ""
-        console.print(f"{how:14} {statistics.median(row['seconds']):7.2f} s{memory}", markup=False)
+        console.print(f"{how:14} {statistics.median(row['seconds']):7.2f} s{memory}")
     for other in ("copy", "make-variant"):
-        console.print(f"label / {other}: {ratio(results['label']['seconds'], results[other]['seconds'])}", markup=False)
-    console.print(f"{size / 1e6:.0f} MB. Every measurement: {target}", markup=False)
+        console.print(f"label / {other}: {ratio(results['label']['seconds'], results[other]['seconds'])}")
+    console.print(f"{size / 1e6:.0f} MB. Every measurement: {target}")
     return target
 
 

@@ -22,7 +22,7 @@ from rich.markup import escape
 from ..errors import ToolchainError, UsageError
 from ..platforms import Platform
 from ..terminal import disk, process
-from ..terminal.console import console
+from ..terminal.console import console, styled
 from ..upstream.source import ROOT
 from ..wheel import archive, records
 from . import smoke
@@ -71,7 +71,7 @@ def test(wheel: Path, build_dir: Path) -> None:
     folder = build_dir / "foreign" / platform.name
     log = build_dir / "logs" / f"foreign-{platform.name}.log"
     disk.remove(log)
-    console.print(f"[bold]{escape(wheel.name)}[/], in a {platform.name} of its own ({folder})")
+    console.print(styled(f"[bold]{escape(wheel.name)}[/], in a {platform.name} of its own ({folder})"))
     world = _WORLDS[platform.name](folder, log)
     site, tools = folder / "site-packages", _pip(folder)
     disk.remove(site)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from .. import platforms
 from ..errors import UsageError
 from ..terminal import disk, process
-from ..terminal.console import console
+from ..terminal.console import console, styled
 from ..upstream.source import ROOT
 from ..wheel import archive, records
 from . import foreign, smoke
@@ -41,7 +41,7 @@ def test(wheel: Path, build_dir: Path) -> None:
     folder = build_dir / "old-systems" / _SUITE
     log = build_dir / "logs" / "old-systems.log"
     disk.remove(log)
-    console.print(f"[bold]{escape(wheel.name)}[/], on {_SYSTEM} ({folder})")
+    console.print(styled(f"[bold]{escape(wheel.name)}[/], on {_SYSTEM} ({folder})"))
     world = _world(folder, log)
     site, tools = folder / "site-packages", _pip(folder, log)
     disk.remove(site)

@@ -22,7 +22,7 @@ from ..compilers import toolchain
 from ..errors import SourceError, ToolchainError, UsageError, WheelError
 from ..steps import plugin
 from ..terminal import disk, process
-from ..terminal.console import console
+from ..terminal.console import console, styled
 from ..upstream import source
 from ..upstream.source import ROOT
 from ..wheel import archive, records
@@ -116,7 +116,7 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     Raises:
         CommandError: a test failed; the message shows its last lines.
     """
-    console.print(f"[bold]{escape(wheel.name)}[/], installed by {installer}")
+    console.print(styled(f"[bold]{escape(wheel.name)}[/], installed by {installer}"))
     log = build_dir / "logs" / f"smoke-{installer}.log"
     disk.remove(log)
     environment = build_dir / "smoke" / installer
@@ -175,7 +175,7 @@ def old_cpus(wheel: Path, build_dir: Path) -> None:
     disk.remove(log)
     with _installed(wheel, "uv", build_dir / "smoke" / "old-cpus", log) as python:
         for cpu, expected in OLD_CPUS.items():
-            console.print(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {expected}")
+            console.print(styled(f"[bold]{escape(wheel.name)}[/], on an emulated {cpu}: {expected}"))
             # NumPy's OpenBLAS misjudges qemu's Nehalem and dies of SIGILL in its own sanity check.
             env = {"LLAMA_CPP_TEST_PLUGIN": expected, "OPENBLAS_CORETYPE": "Nehalem"}
             tests = ROOT / "tests" / "inference" / "test_inference.py"
@@ -197,7 +197,7 @@ def offload(wheel: Path, build_dir: Path) -> None:
     log = build_dir / "logs" / "offload.log"
     disk.remove(log)
     tools = toolchain.find("zig", build_dir / "toolchains", platforms.here())
-    console.print(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core")
+    console.print(styled(f"[bold]{escape(wheel.name)}[/], ggml's RPC plugin for its core"))
     with disk.locked(build_dir) as lock:
         upstream = source.vendor(lock)
         made = plugin.build(
@@ -221,7 +221,7 @@ def upstream_tests(wheel: Path, build_dir: Path) -> None:
     tests = source.TREE / "tests"
     if not tests.is_dir():
         raise SourceError(f"Upstream's tests are not in {tests}.", "Fetch upstream: `nox -s vendor`.")
-    console.print(f"[bold]{escape(wheel.name)}[/], upstream's test suite")
+    console.print(styled(f"[bold]{escape(wheel.name)}[/], upstream's test suite"))
     log = build_dir / "logs" / "upstream-tests.log"
     disk.remove(log)
     plugin = {"PYTHONPATH": str(ROOT / "tests" / "upstream")}
@@ -252,7 +252,7 @@ def pytest_in(
     counts = {"passed": 0, "skipped": 0}
     for line in log.read_bytes()[seen:].decode("utf-8", "replace").splitlines():
         if line.startswith("SKIPPED") or re.match("=+ .*passed", line):
-            console.print(f"      {line.strip('= ')}", markup=False)
+            console.print(f"      {line.strip('= ')}")
         if re.match("=+ .*passed", line):
             counts |= {name: int(count) for count, name in re.findall(r"(\d+) (passed|skipped)", line)}
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -15,12 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from ..errors import CommandError, SourceError
 from ..terminal import disk, process
 from ..terminal.console import console
-from ..wheel.archive import sha256
+from ..wheel import budget
+from ..wheel.archive import headers, sha256
 
 ROOT = Path(__file__).parent.parent.parent
 VENDOR = ROOT / "vendor"
@@ -35,6 +38,10 @@ _STAMP = ".unpacked-from-sha256"
 # An sdist of llama-cpp-python has about 4,000 files and 220 MB (0.3.36). Ten times that is no longer one.
 _MAX_FILES = 40_000
 _MAX_BYTES = 2_000_000_000
+# Bytes that are read at once: names, of which a hostile one is as long as it says, and pieces of files.
+_MAX_PIECE = 1_000_000
+# Seconds since 1970: a zip archive, which gets this time, goes up to the year 2107.
+_NEVER = 4_000_000_000
 
 
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +82,7 @@ def read_pin(file: Path = PIN) -> Pin:
         SourceError: the file is missing or wrong.
     """
     try:
-        pin = msgspec.toml.decode(file.read_bytes(), type=Pin)
+        pin: Pin = budget.toml(file, Pin)
         if pin.path is not None:
             return msgspec.structs.replace(pin, version=_version_of(ROOT / pin.path))
         Version(pin.version)
@@ -83,7 +90,7 @@ def read_pin(file: Path = PIN) -> Pin:
             raise ValueError("`sha256` is not 64 hexadecimal digits")
         if not re.fullmatch("[A-Za-z0-9._-]+", pin.name):
             raise ValueError("`name` is no distribution name")
-    except (OSError, msgspec.DecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SourceError(f"{file}: {error}.", f"Restore it: `git checkout -- {os.path.relpath(file, ROOT)}`.") from error
     return pin
 
@@ -395,35 +402,99 @@ def unpack(archive: Path, target: Path) -> int:
     """
     epoch, files, size = 0, 0, 0
     try:
-        with gzip.open(archive) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
-            for member in tar:
-                path = _inside(member, archive)
-                if member.isdir() or path is None:
-                    continue
-                files, size = files + 1, size + member.size
-                if files > _MAX_FILES or size > _MAX_BYTES:
-                    raise _hostile(archive, f"unpacks to more than {_MAX_FILES:,} files or {_MAX_BYTES:,} bytes")
-                source = tar.extractfile(member)
-                assert source is not None
-                destination = target / path
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                with destination.open("xb") as stream:
-                    shutil.copyfileobj(source, stream)
-                epoch = max(epoch, int(member.mtime))
-            while plain.read(1 << 20):  # to the end, where gzip keeps its checksum
+        with budget.opened(archive) as raw, gzip.GzipFile(fileobj=raw) as plain:
+            bounded = _Bounded(plain, archive)
+            with tarfile.open(fileobj=bounded, mode="r:") as tar:
+                for member in tar:
+                    path = _inside(member, archive)
+                    files, size = files + 1, size + member.size
+                    if files > _MAX_FILES or size > _MAX_BYTES:
+                        raise _hostile(archive, f"unpacks to more than {_MAX_FILES:,} files or {_MAX_BYTES:,} bytes")
+                    if not 0 <= member.mtime < _NEVER:
+                        raise _hostile(archive, f"holds {member.name!r} of the year {member.mtime / 31_556_952 + 1970:.0f}")
+                    if member.isdir() or path is None:
+                        continue
+                    source = tar.extractfile(member)
+                    assert source is not None
+                    destination = target / path
+                    destination.parent.mkdir(parents=True, exist_ok=True)
+                    with destination.open("xb") as stream:
+                        shutil.copyfileobj(source, stream)
+                    epoch = max(epoch, int(member.mtime))
+            while bounded.read(_MAX_PIECE):  # to the end, where gzip keeps its checksum
                 pass
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, RecursionError, ValueError, OverflowError) as error:
         raise SourceError(f"{archive} is damaged ({error}).", "Remove the file; the next run fetches it again.") from error
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _hostile(archive, f"holds {error.filename} twice") from error
     if not (target / "PKG-INFO").is_file():
         raise _hostile(archive, "has no PKG-INFO: it is no sdist")
+    _check_name(archive, target / "PKG-INFO")
     return epoch
+
+
+class _Bounded(io.RawIOBase):
+    """What an archive unpacks to, as far as an sdist goes. tarfile reads a name at once, however long it says that it is."""
+
+    def __init__(self, plain: gzip.GzipFile, archive: Path) -> None:
+        self.plain, self.archive, self.left = plain, archive, _MAX_BYTES + 1024 * _MAX_FILES
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.plain.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Forwards, as tarfile passes over a member, which is unpacked like one that is read.
+
+        Raises:
+            SourceError: that is too far.
+        """
+        where = self.plain.tell()
+        if not whence and offset > where:
+            self._spend(offset - where)
+        return self.plain.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        """As every file's.
+
+        Raises:
+            SourceError: it is too much.
+        """
+        if not 0 <= size <= _MAX_PIECE:
+            raise _hostile(self.archive, f"has a name of {size:,} bytes")
+        content = self.plain.read(size)
+        self._spend(len(content))
+        return content
+
+    def _spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise _hostile(self.archive, f"unpacks to more than {_MAX_BYTES:,} bytes")
+
+
+def _check_name(archive: Path, file: Path) -> None:
+    """Is the sdist the one of its file name, by its own PKG-INFO?
+
+    Raises:
+        SourceError: it is another project's, or another version.
+    """
+    name, _, version = archive.name.removesuffix(".tar.gz").rpartition("-")
+    try:
+        info = headers(budget.read(file))
+        found = canonicalize_name(info["Name"] or ""), Version(info["Version"] or "")
+        if found != (canonicalize_name(name), Version(version)):
+            raise ValueError(f"it is {info['Name']} {info['Version']}")
+    except ValueError as error:
+        raise _hostile(archive, f"is not the sdist of {name} {version} by its PKG-INFO: {error}") from error
 
 
 def _inside(member: tarfile.TarInfo, archive: Path) -> PurePosixPath | None:
     """The member's path below the top folder (None for that folder itself)."""
     path = PurePosixPath(member.name)
+    if len(member.name) > 4096 or any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in path.parts):
+        raise _hostile(archive, f"has a name of {len(member.name):,} characters")
     if not (member.isreg() or member.isdir()):
         raise _hostile(archive, f"holds {member.name!r}, which is a link or a device")
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:

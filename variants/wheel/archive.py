@@ -3,28 +3,137 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import csv
 import hashlib
 import io
+import math
 import re
 import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 from time import gmtime
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from packaging.tags import Tag
-from packaging.utils import BuildTag, InvalidWheelFilename, NormalizedName, parse_wheel_filename
+from packaging.tags import Tag, parse_tag
+from packaging.utils import BuildTag, NormalizedName, parse_wheel_filename
 from packaging.version import Version
 
 from ..errors import WheelError
 from ..platforms import Platform, of_tag
 from ..terminal import disk
+from . import budget, directory
 
+_PIECE = 1 << 20  # bytes that are in memory at a time
 _ZIP_EPOCH = 315532800  # 1980-01-01: a zip entry cannot be older
+
+
+class Archive(zipfile.ZipFile):
+    """A wheel, opened for reading, whose directory holds nothing that could hurt (:func:`open_wheel`)."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        super().__init__(stream)
+
+    def close(self) -> None:
+        super().close()
+        self._stream.close()
+
+    def read(self, name: str | zipfile.ZipInfo, pwd: bytes | None = None) -> bytes:
+        """A text, whole.
+
+        Raises:
+            KeyError: there is none of this name.
+            WheelError: it is longer than any text of a wheel, or damaged.
+        """
+        info = self.getinfo(name) if isinstance(name, str) else name
+        if info.file_size > budget.TEXT:
+            raise WheelError(
+                f"{self.filename}: {info.filename} unpacks to {info.file_size / 1e6:.0f} MB; no more than {budget.TEXT / 1e6:g} MB "
+                "of a text is read.",
+                HOSTILE,
+            )
+        return b"".join(self.pieces(info))
+
+    def pieces(self, name: str | zipfile.ZipInfo) -> Iterator[bytes]:
+        """A member in pieces of up to 1 MB, with its checksum checked at the end.
+
+        Raises:
+            KeyError: there is none of this name.
+            WheelError: it is damaged.
+        """
+        info = self.getinfo(name) if isinstance(name, str) else name
+        left = info.file_size
+        try:
+            with self.open(info) as stream:
+                while piece := stream.read(_PIECE):
+                    left -= len(piece)
+                    yield piece
+            if left:
+                raise EOFError(f"{info.filename} ends too early")
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error) as error:
+            raise damaged(Path(str(self.filename)), error) from error
+
+    def files(self) -> dict[str, Source]:
+        """Every file, by its name, unread."""
+        return {info.filename: Member(self, info) for info in self.infolist() if not info.is_dir()}
+
+
+class Member(NamedTuple):
+    """A file in a wheel, unread."""
+
+    archive: Archive
+    info: zipfile.ZipInfo
+
+
+#: What becomes a file of a wheel: its bytes, a file on disk, or a file of another wheel.
+Source = bytes | Path | Member
+
+
+def pieces(source: Source) -> Iterator[bytes]:
+    """The content, in pieces of up to 1 MB (bytes: in one)."""
+    if isinstance(source, bytes):
+        yield source
+    elif isinstance(source, Member):
+        yield from source.archive.pieces(source.info)
+    else:
+        with source.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
+
+
+def head(source: Source) -> bytes:
+    """How the content begins: up to 1 MB."""
+    return next(pieces(source), b"")
+
+
+@contextlib.contextmanager
+def on_disk(source: Source) -> Iterator[Path]:
+    """The content as a file, for tools and parsers that want one; gone afterwards."""
+    if isinstance(source, Path):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "content"
+        with path.open("wb") as stream:
+            for piece in pieces(source):
+                stream.write(piece)
+        yield path
+
+
+_REMEDY = "Check the path; build or download the file again."
+HOSTILE = "Do not use this file; find out where it comes from, and get or build it again."
+
+
+def damaged(wheel: Path, error: Exception) -> WheelError:
+    """The error for a wheel whose bytes are not those that were written."""
+    return WheelError(f"{wheel} is damaged: {error}.", "Build or download the file again.")
 
 
 def parse_name(wheel: Path) -> tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]:
@@ -34,23 +143,55 @@ def parse_name(wheel: Path) -> tuple[NormalizedName, Version, BuildTag, frozense
         WheelError: it is no wheel's file name.
     """
     try:
+        if len(wheel.name) > budget.NAME or not wheel.name.isascii() or not wheel.name.isprintable():
+            raise ValueError(f"it has more than {budget.NAME} characters, or other ones than ASCII's")
+        tags(wheel.name.removesuffix(".whl").split("-", 2)[-1])
         return parse_wheel_filename(wheel.name)
-    except InvalidWheelFilename as error:
+    except ValueError as error:  # InvalidWheelFilename, InvalidVersion
         raise WheelError(f"{wheel}: not the name of a wheel ({error}).", "Give it back the name it was built with.") from error
 
 
-def open_wheel(wheel: Path) -> zipfile.ZipFile:
-    """A wheel, opened for reading.
+def tags(text: str) -> frozenset[Tag]:
+    """The tags in ``py2.py3-none-any`` (PEP 425); what stands before the last three parts counts for nothing.
 
     Raises:
-        WheelError: it is missing, or no zip archive.
+        ValueError: these are none, or more than any wheel has.
+    """
+    parts = text.split("-")[-3:]
+    if math.prod(part.count(".") + 1 for part in parts) > budget.TAGS:
+        raise ValueError(f"more than {budget.TAGS} tags")
+    if len(parts) != 3 or not all(parts):
+        raise ValueError(f"{text!r} is no tag")
+    return parse_tag("-".join(parts))
+
+
+def open_wheel(wheel: Path) -> Archive:
+    """A wheel, opened for reading. Nothing of it is unpacked yet, and its directory was looked through: how many members it has,
+    what they unpack to, where they lie, and what they are named.
+
+    Raises:
+        WheelError: it is missing, no zip archive, or one that no honest program writes.
     """
     try:
-        return zipfile.ZipFile(wheel)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise WheelError(
-            f"{wheel} cannot be read as a wheel: {error}.", "Check the path; build or download the file again."
-        ) from error
+        stream = budget.opened(wheel)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise WheelError(f"{wheel} cannot be read as a wheel: {why}.", _REMEDY) from error
+    try:
+        directory.check_end(stream)
+        opened = Archive(stream)
+        try:
+            directory.check_members(opened, stream)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+    except directory.HostileError as error:
+        stream.close()
+        raise WheelError(f"{wheel}: {error}.", HOSTILE) from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
+        stream.close()
+        raise WheelError(f"{wheel} cannot be read as a wheel: {error}.", _REMEDY) from error
 
 
 def dist_info(archive: zipfile.ZipFile) -> str:
@@ -65,51 +206,92 @@ def dist_info(archive: zipfile.ZipFile) -> str:
     return folders.pop()
 
 
+def headers(content: bytes) -> Message:
+    """METADATA, WHEEL or PKG-INFO: an RFC 822 header of UTF-8, and a description.
+
+    Raises:
+        ValueError: it is not UTF-8, or has more lines than any.
+    """
+    header, _, description = content.replace(b"\r\n", b"\n").partition(b"\n\n")
+    if header.count(b"\n") > budget.MEMBERS:
+        raise ValueError(f"it has more than {budget.MEMBERS:,} lines before its description")
+    message = Parser().parsestr(header.decode() + "\n\n", headersonly=True)
+    message.set_payload(description.decode())
+    return message
+
+
 def contents(wheel: Path) -> dict[str, bytes]:
-    """Every file of a wheel, by its name in the archive.
+    """Every file of a wheel, by its name in the archive, in memory: for small ones.
 
     Raises:
         WheelError: it is damaged.
     """
+    with open_wheel(wheel) as archive:
+        return {name: b"".join(pieces(source)) for name, source in archive.files().items()}
+
+
+def record(content: bytes) -> list[list[str]]:
+    """The rows of RECORD: name, hash, size.
+
+    Raises:
+        ValueError: it is no such table.
+    """
     try:
-        with open_wheel(wheel) as archive:
-            return {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise WheelError(f"{wheel} is damaged: {error}.", "Build or download the file again.") from error
+        rows = [row for row in csv.reader(content.decode().splitlines()) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    if wrong := next((row for row in rows if len(row) != 3), None):
+        raise ValueError(f"a row has {len(wrong)} fields, not 3")
+    return rows
 
 
-def write(wheel: Path, files: Mapping[str, bytes], epoch: int) -> None:
-    """Write `files` as a wheel, with a new RECORD (PEP 427; SHA-256 in urlsafe base64 without padding).
+def write(wheel: Path, files: Mapping[str, Source], epoch: int) -> None:
+    """Write `files` as a wheel, with a new RECORD (PEP 427; SHA-256 in urlsafe base64 without padding). The memory is constant.
 
     Deterministic: sorted names with dist-info last, one time for all (`epoch`, seconds since 1970), one compression level.
     """
     folder = next(name.split("/")[0] for name in files if name.split("/")[0].endswith(".dist-info"))
-    record = f"{folder}/RECORD"
-    names = sorted((name for name in files if name != record), key=lambda name: (name.startswith(f"{folder}/"), name))
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    for name in names:
-        table.writerow((name, _digest(files[name]), len(files[name])))
-    table.writerow((record, "", ""))
+    listed = f"{folder}/RECORD"
+    names = sorted((name for name in files if name != listed), key=lambda name: (name.startswith(f"{folder}/"), name))
     date = gmtime(max(epoch, _ZIP_EPOCH))[:6]
     with disk.replacing(wheel) as part, zipfile.ZipFile(part, "w") as archive:
-        for name in [*names, record]:
-            _add(archive, name, rows.getvalue().encode() if name == record else files[name], date)
+        rows = [_add(archive, name, files[name], date) for name in names]
+        _add(archive, listed, _table([*rows, (listed, "", "")]), date)
 
 
-def _digest(content: bytes) -> str:
-    """A file's hash as RECORD has it."""
-    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+def _table(rows: Iterable[Sequence[str]]) -> bytes:
+    """RECORD of these rows."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
-def _add(opened: zipfile.ZipFile, name: str, content: bytes, date: tuple[int, ...]) -> None:
-    """Add a compressed file; nothing in its entry depends on this machine."""
+def digest(found: bytes) -> str:
+    """A SHA-256 as RECORD has it."""
+    return "sha256=" + base64.urlsafe_b64encode(found).rstrip(b"=").decode()
+
+
+def _add(opened: zipfile.ZipFile, name: str, source: Source, date: tuple[int, ...]) -> tuple[str, str, str]:
+    """Add a compressed file, and return its row of RECORD; nothing in its entry depends on this machine."""
     year, month, day, hour, minute, second = date
     info = zipfile.ZipInfo(name, (year, month, day, hour, minute, second))
     info.compress_type = zipfile.ZIP_DEFLATED
     info.create_system = 3  # Unix, on every build machine
     info.external_attr = (0o100755 if name.endswith(".so") or ".so." in name else 0o100644) << 16
-    opened.writestr(info, content, compresslevel=9)
+    info._compresslevel = 9  # type: ignore[attr-defined]  # as `writestr` does, which wants all bytes at once
+    info.file_size = _size(source)  # decides whether its entry has room for more than 4 GB
+    found = hashlib.sha256()
+    with opened.open(info, "w") as stream:
+        for piece in pieces(source):
+            found.update(piece)
+            stream.write(piece)
+    return name, digest(found.digest()), str(info.file_size)
+
+
+def _size(source: Source) -> int:
+    if isinstance(source, Member):
+        return source.info.file_size
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def split_label(name: str) -> tuple[str, str | None]:
@@ -151,7 +333,7 @@ def local_version(label: str) -> str:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; read in pieces."""
-    with path.open("rb") as stream:
+    with budget.opened(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -183,22 +365,18 @@ def rewrite(
     try:
         with open_wheel(wheel) as old, disk.replacing(target) as part, zipfile.ZipFile(part, "w") as new:
             old_record = f"{dist_info(old)}/RECORD"
-            record = f"{info or dist_info(old)}/RECORD"
+            listed = f"{info or dist_info(old)}/RECORD"
             gone = {*changed, *dropped, old_record}
             date = old.getinfo(old_record).date_time
-            with wheel.open("rb") as raw:
+            rows = [tuple(row) for row in record(old.read(old_record)) if row[0] not in gone]
+            with budget.opened(wheel) as raw:
                 for member in old.infolist():
                     if member.filename not in gone:
                         _copy_member(raw, member, new)
-            table = [row for row in csv.reader(old.read(old_record).decode().splitlines()) if row and row[0] not in gone]
-            for name in sorted(changed):
-                _add(new, name, changed[name], date)
-                table.append([name, _digest(changed[name]), str(len(changed[name]))])
-            rows = io.StringIO()
-            csv.writer(rows, lineterminator="\n").writerows([*sorted(table), [record, "", ""]])
-            _add(new, record, rows.getvalue().encode(), date)
-    except (KeyError, zipfile.BadZipFile, struct.error, UnicodeDecodeError) as error:
-        raise WheelError(f"{wheel} is damaged: {error}.", "Build or download the file again.") from error
+            rows += [_add(new, name, changed[name], date) for name in sorted(changed)]
+            _add(new, listed, _table([*sorted(rows), (listed, "", "")]), date)
+    except (KeyError, zipfile.BadZipFile, struct.error, ValueError) as error:
+        raise damaged(wheel, error) from error
 
 
 def _copy_member(raw: BinaryIO, info: zipfile.ZipInfo, new: zipfile.ZipFile) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import io
+import itertools
 import struct
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import pefile
@@ -26,6 +30,8 @@ from macholib.mach_o import (
 )
 from macholib.MachO import MachO
 
+from . import archive, budget
+
 #: Libraries that every system of the wheel's tag has. Linux: PEP 600, PEP 656; the C++ runtime is there for ``--toolchain system``.
 SYSTEM: Mapping[str, tuple[str, ...]] = {
     "ELF": tuple(
@@ -38,7 +44,17 @@ SYSTEM: Mapping[str, tuple[str, ...]] = {
 _PE_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x14C: "x86"}
 _ELF_MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 _MACH_MACHINES = {"x86_64": "x86_64", "ARM64": "aarch64"}
-_UNREADABLE = (ELFError, pefile.PEFormatError, struct.error, AttributeError, LookupError, StopIteration, ValueError, OSError)
+_UNREADABLE = (
+    ELFError,
+    pefile.PEFormatError,
+    struct.error,
+    AttributeError,
+    LookupError,
+    StopIteration,
+    ValueError,
+    OSError,
+    OverflowError,
+)
 _NX_COMPAT, _DYNAMIC_BASE = 0x100, 0x40  # IMAGE_DLLCHARACTERISTICS_*
 
 
@@ -79,28 +95,59 @@ def is_library(content: bytes) -> bool:
 _MACH_MAGIC = (MH_MAGIC_64.to_bytes(4, "little"), MH_CIGAM_64.to_bytes(4, "little"))
 
 
-def read(content: bytes) -> Library:
-    """Read one library.
+def machine(head: bytes) -> tuple[str, str]:
+    """Format and processor by how a library begins (:class:`Library` has them of a whole one).
+
+    Raises:
+        ValueError: it begins as no library does.
+    """
+    try:
+        if head[:4] == b"\x7fELF":
+            number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
+            return "ELF", {62: "x86_64", 183: "aarch64"}.get(number, str(number))  # EM_X86_64, EM_AARCH64
+        if head[:2] == b"MZ":
+            at = struct.unpack_from("<L", head, 60)[0]
+            if head[at : at + 4] == b"PE\0\0":
+                number = struct.unpack_from("<H", head, at + 4)[0]
+                return "PE", _PE_MACHINES.get(number, hex(number))
+        if head[:4] in _MACH_MAGIC:
+            number = struct.unpack_from("<L" if head[:4] == _MACH_MAGIC[0] else ">L", head, 4)[0]
+            return "Mach-O", {0x1000007: "x86_64", 0x100000C: "aarch64"}.get(number, hex(number))
+    except (struct.error, IndexError):
+        pass
+    raise ValueError("it begins as no library does")
+
+
+# Of each kind, more than any library of ggml's has. A file may say that it has 2^32.
+_MANY = 10_000
+
+
+def read(source: bytes | Path) -> Library:
+    """Read one library. Of a file, only its tables are read: its size does not matter.
 
     Raises:
         ValueError: it is damaged.
     """
     try:
-        if content[:2] == b"MZ":
-            return _read_pe(content)
-        return _read_mach_o(content) if content[:4] in _MACH_MAGIC else _read_elf(content)
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+            magic = stream.read(4)
+            if magic[:2] == b"MZ":
+                return _read_pe(source)
+            return _read_mach_o(stream, source) if magic in _MACH_MAGIC else _read_elf(budget.Metered(stream))
     except _UNREADABLE as error:
         raise ValueError(str(error) or "not readable as a library") from error
 
 
-def _read_elf(content: bytes) -> Library:
+def _read_elf(stream: budget.Metered) -> Library:
     soname: str | None = None
     needed: list[str] = []
     rpath: list[str] = []
     text_relocations = False
-    elf = ELFFile(io.BytesIO(content))
+    elf = ELFFile(stream)
+    if max(elf.num_segments(), elf.num_sections()) > _MANY:
+        raise ValueError("it has more segments or sections than any library")
     dynamic = next((s for s in elf.iter_segments() if isinstance(s, DynamicSegment)), None)
-    for tag in dynamic.iter_tags() if dynamic else ():
+    for tag in itertools.islice(dynamic.iter_tags(), _MANY) if dynamic else ():
         match tag.entry.d_tag:
             case "DT_SONAME":
                 soname = str(tag.soname)  # type: ignore[attr-defined]
@@ -127,8 +174,9 @@ def _read_elf(content: bytes) -> Library:
     )
 
 
-def _read_pe(content: bytes) -> Library:
-    with pefile.PE(data=content, fast_load=True) as pe:
+def _read_pe(source: bytes | Path) -> Library:
+    given = {"data": source} if isinstance(source, bytes) else {"name": str(source)}
+    with pefile.PE(**given, fast_load=True) as pe:
         tables = [pefile.DIRECTORY_ENTRY[f"IMAGE_DIRECTORY_ENTRY_{name}"] for name in ("IMPORT", "EXPORT", "DELAY_IMPORT")]
         pe.parse_data_directories(tables)
         imports = [*getattr(pe, "DIRECTORY_ENTRY_IMPORT", ()), *getattr(pe, "DIRECTORY_ENTRY_DELAY_IMPORT", ())]
@@ -147,11 +195,18 @@ def _read_pe(content: bytes) -> Library:
         )
 
 
-def _read_mach_o(content: bytes) -> Library:
-    with tempfile.NamedTemporaryFile() as file:  # macholib reads files only
-        file.write(content)
-        file.flush()
-        header = MachO(file.name, allow_unknown_load_commands=True).headers[0]
+def _read_mach_o(stream: BinaryIO, source: bytes | Path) -> Library:
+    stream.seek(0)
+    head = stream.read(32)
+    little = head[:4] == _MACH_MAGIC[0]
+    if struct.unpack_from("<L" if little else ">L", head, 16)[0] > _MANY:
+        raise ValueError("it has more load commands than any library")
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, bytes):  # macholib reads files only
+            file = stack.enter_context(tempfile.NamedTemporaryFile())
+            file.write(source)
+            file.flush()
+        header = MachO(file.name if isinstance(source, bytes) else str(source), allow_unknown_load_commands=True).headers[0]
     soname, minimum, intact, rpath = None, None, None, []
     for load, command, data in header.commands:
         if load.cmd == LC_ID_DYLIB:
@@ -162,7 +217,7 @@ def _read_mach_o(content: bytes) -> Library:
             version = int(command.minos if load.cmd == LC_BUILD_VERSION else command.version)
             minimum = version >> 16, version >> 8 & 0xFF
         elif load.cmd == LC_CODE_SIGNATURE:
-            intact = _intact(content, int(command.dataoff))
+            intact = _intact(stream, int(command.dataoff), int(command.datasize))
     name = str(CPU_TYPE_NAMES.get(header.header.cputype, header.header.cputype))
     return Library(
         format="Mach-O",
@@ -175,35 +230,49 @@ def _read_mach_o(content: bytes) -> Library:
     )
 
 
-def _intact(content: bytes, offset: int) -> bool:
+def _intact(stream: BinaryIO, offset: int, length: int) -> bool:
     """Has every page the SHA-256 that the code directory of the signature at `offset` has for it? The kernel of Apple silicon ends
     a process whose page has not. Formats: ``cs_blobs.h`` of Apple's XNU."""
-    magic, _, count = struct.unpack_from(">3I", content, offset)
-    blobs = dict(struct.unpack_from(">2I", content, offset + 12 + 8 * index) for index in range(count))
-    if magic != 0xFADE0CC0 or 0 not in blobs:  # CSMAGIC_EMBEDDED_SIGNATURE, CSSLOT_CODEDIRECTORY
+    if length > budget.TABLES:
         return False
-    at = offset + blobs[0]
+    stream.seek(offset)
+    content = stream.read(length)
+    magic, _, count = struct.unpack_from(">3I", content)
+    if magic != 0xFADE0CC0 or count > _MANY:  # CSMAGIC_EMBEDDED_SIGNATURE
+        return False
+    blobs = dict(struct.unpack_from(">2I", content, 12 + 8 * index) for index in range(count))
+    if 0 not in blobs:  # CSSLOT_CODEDIRECTORY
+        return False
+    at = blobs[0]
     fields = struct.unpack_from(">9I4B", content, at)
     hashes, pages, limit, size, kind, page = (fields[index] for index in (4, 7, 8, 9, 10, 12))
-    if fields[0] != 0xFADE0C02 or kind != 2:  # CSMAGIC_CODEDIRECTORY, CS_HASHTYPE_SHA256
+    if fields[0] != 0xFADE0C02 or kind != 2 or page not in (12, 14):  # CSMAGIC_CODEDIRECTORY, CS_HASHTYPE_SHA256, 4 or 16 kB
         return False
     signed = (content[at + hashes + size * index : at + hashes + size * (index + 1)] for index in range(pages))
     starts = range(0, limit, 1 << page)
-    found = (hashlib.sha256(content[start : min(start + (1 << page), limit)]).digest()[:size] for start in starts)
+    found = (one[:size] for one in _page_hashes(stream, limit, 1 << page))
     return len(starts) == pages and all(one == other for one, other in zip(signed, found, strict=True))
 
 
-def wanting(files: Mapping[str, bytes], foreign: Collection[str] = ()) -> dict[str, list[str]]:
+def _page_hashes(stream: BinaryIO, limit: int, page: int) -> Iterator[bytes]:
+    stream.seek(0)
+    for start in range(0, limit, page):
+        yield hashlib.sha256(stream.read(min(page, limit - start))).digest()
+
+
+def wanting(files: Mapping[str, archive.Source], foreign: Collection[str] = ()) -> dict[str, list[str]]:
     """The libraries among a wheel's `files` that need something which is neither beside them, nor in every system, nor `foreign`.
 
     Raises:
         ValueError: one of them is damaged.
     """
     found = {}
-    for name, content in files.items():
-        if is_library(content):
+    for name, source in files.items():
+        if is_library(archive.head(source)):
             folder = name.rpartition("/")[0]
             beside = [other.rpartition("/")[2] for other in files if other.rpartition("/")[0] == folder]
-            if lacking := read(content).lacks([*beside, *foreign]):
+            with archive.on_disk(source) as path:
+                lacking = read(path).lacks([*beside, *foreign])
+            if lacking:
                 found[name] = lacking
     return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 from pathlib import Path
 
 import msgspec
 
+from ..errors import WheelError
 from ..terminal import disk
-from . import archive
+from . import archive, budget
 
 SUFFIX = ".runs.json"
 #: The `what` of a build, whose record has no installer, devices or tests.
@@ -45,12 +45,15 @@ def add(wheel: Path, **facts: object) -> None:
 
 
 def read(wheel: Path, sha256: str | None = None) -> list[Record]:
-    """The runs of exactly this file (`sha256`: its hash, where that is known); none where nothing is recorded."""
+    """The runs of exactly this file (`sha256`: its hash, where that is known); none where nothing is recorded.
+
+    Raises:
+        WheelError: what lies beside it is no record.
+    """
     rows: list[Record] = []
     file = _beside(wheel)
     if file.exists():
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            rows = decode(file.read_bytes())
+        rows = load(file)
     return [row for row in rows if row.sha256 == (sha256 or archive.sha256(wheel))] if rows else []
 
 
@@ -59,13 +62,16 @@ def runs(wheel: Path, sha256: str | None = None) -> list[Record]:
     return [row for row in read(wheel, sha256) if row.what != BUILT]
 
 
-def decode(content: bytes) -> list[Record]:
+def load(file: Path) -> list[Record]:
     """The records in a file.
 
     Raises:
-        msgspec.DecodeError: it is none of ours.
+        WheelError: it is none of ours.
     """
-    return msgspec.json.decode(content, type=list[Record])
+    try:
+        return budget.json(budget.read(file), list[Record])
+    except (OSError, ValueError) as error:
+        raise WheelError(f"{file} has no records of runs: {error}.", "Remove it; `test_variant` writes a new one.") from error
 
 
 def _beside(wheel: Path) -> Path:

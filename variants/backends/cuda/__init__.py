@@ -153,7 +153,7 @@ def _assemble(
 ) -> bool:
     """Is the toolkit there? Fetches it where the request allows that."""
     if not wanted.there and request.fetch:
-        console.print(f"      CUDA {_to_come(wanted, version)}", markup=False)
+        console.print(f"      CUDA {_to_come(wanted, version)}")
         packages.install(wanted, functools.partial(finish, request), request.log)
     return wanted.there
 

@@ -44,7 +44,7 @@ def find(tools: toolchain.Toolchain, fetch: bool, log: Path) -> Glslc:
     folder = packages.folder_of(_PIN, f"{_RECIPE} {zig.name}")
     made_of = f"glslang of {pin.name} {pin.version}"
     if fetch and not folder.is_dir():
-        console.print(f"      glslc: {made_of}, to be compiled once, for minutes, into {folder}", markup=False)
+        console.print(f"      glslc: {made_of}, to be compiled once, for minutes, into {folder}")
         packages.make(folder, lambda part: _compile(pin, tools, part, log))
     path = folder / _NAME
     return Glslc(path, made_of, path.is_file())
