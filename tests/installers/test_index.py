@@ -94,7 +94,8 @@ def test_thousand_wheels(dist: Path, site: Path) -> None:
     assert len(json.loads((site / "simple" / "llama-cpp-python" / "index.json").read_text())["files"]) == 1000
 
 
-def test_same_bytes_again(dist: Path, tmp_path: Path) -> None:
+def test_same_bytes_again(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")  # the time of publishing
     wheel(dist, "9.9.6")
     wheel(dist)
     for name in ("one", "two"):
