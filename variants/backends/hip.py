@@ -106,7 +106,8 @@ def _piece(home: Path, what: str) -> Path | None:
     """The file of this piece of the ROCm in `home`. Debian's compiler is one of its LLVMs: HIP's own program says which."""
     found = next((path for pattern in _PIECES[what] for path in sorted(home.glob(pattern)) if path.is_file()), None)
     if found is None and what == "HIP compiler" and (home / "bin" / "hipconfig").is_file():
-        compiler = Path(process.output([home / "bin" / "hipconfig", "--hipclangpath"]).strip()) / "clang++"
+        answer = process.output([home / "bin" / "hipconfig", "--hipclangpath"]).split("\n")  # without a GPU it may warn first
+        compiler = Path(next((line.strip() for line in reversed(answer) if line.strip()), "")) / "clang++"
         found = compiler if compiler.is_file() else None
     return found
 
