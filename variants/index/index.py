@@ -87,7 +87,7 @@ def _enter(book: Ledger, paths: Sequence[Path], hashes: Hashes, base_url: str | 
     """
     for path in paths:
         if not path.is_file():
-            raise WheelError(f"{path} cannot be read: it is no regular file.", "Move it away: `index` takes every *.whl in its folder.")
+            raise WheelError(f"{path} cannot be read: it is no regular file.", "Move it away: `index` takes every *.whl there.")
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter's lock
         digests = list(pool.map(hashes.sha256, paths))
     new = []
