@@ -96,6 +96,16 @@ def test_nothing_to_graft(tmp_path: Path, link: Link, name: str) -> None:
     assert files["llama_cpp/__init__.py"] == b"from . import _backends\n"
 
 
+@pytest.mark.parametrize("name", ["linux_x86_64", "musllinux_x86_64", "win_amd64", "macosx_arm64"])
+def test_what_ggml_calls_of_a_plugin(tmp_path: Path, link: Link, name: str) -> None:
+    """A library that exports ggml's entry, and one that only asks for it. (Of Mach-O files it is not looked into.)"""
+    platform = platforms.PLATFORMS[name]
+    plugin = link(platform, tmp_path, binary.ENTRY)
+    other = link(platform, tmp_path, "other", calls=(plugin,))
+    found = [binary.read(path).plugin for path in (plugin, other)]
+    assert found == ([None, None] if platform.system == "Darwin" else [True, False])
+
+
 def test_signature(tmp_path: Path, link: Link) -> None:
     """Apple silicon ends a process that opens a library which was changed after it was signed."""
     content = bytearray(link(platforms.PLATFORMS["macosx_arm64"], tmp_path, "one").read_bytes())

@@ -24,7 +24,7 @@ from ..terminal import process
 from ..terminal.console import console
 from ..upstream import source
 from ..upstream.source import Upstream
-from ..wheel import archive, budget
+from ..wheel import archive, binary, budget
 from . import assemble, promise, repair
 from .assemble import CORE
 from .inspected import Finding, Wheel, read
@@ -258,6 +258,9 @@ def promised_plugins(wheel: Wheel) -> Iterator[Finding]:
     expected = set(_libraries(plugins, fingerprint, wheel.platform))
     for missing in sorted(expected - set(wheel.libraries)):
         yield Finding(wheel.path.name, f"lacks {missing}", "Build the wheel again.")
+    for name in _plugins(plugins, wheel.platform):
+        if name in wheel.libraries and wheel.libraries[name].plugin is False:
+            yield Finding(name, f"exports no {binary.ENTRY}, so ggml cannot load it", "Find out why: its linker hides it.")
     for other in sorted(set(wheel.libraries) - expected):
         yield Finding(other, "is neither of the core nor one of its plugins", "Find out who put it there; CMakeLists.txt did not.")
 
@@ -298,7 +301,12 @@ def _libraries(plugins: Iterable[str], fingerprint: str, platform: Platform) -> 
     """The names in a wheel of the core's libraries, of those that upstream's bindings open, and of these plugins."""
     core = (f"{name}-{fingerprint}" for name in assemble.known_core().libraries)
     libraries = [platform.library(name) for name in (*source.OPENED, *core)]
-    return [f"llama_cpp/lib/{name}" for name in [*(platform.plugin(name.removeprefix("ggml-")) for name in plugins), *libraries]]
+    return [*_plugins(plugins, platform), *(f"llama_cpp/lib/{name}" for name in libraries)]
+
+
+def _plugins(plugins: Iterable[str], platform: Platform) -> list[str]:
+    """The names in a wheel of these plugins (``ggml-vulkan``)."""
+    return [f"llama_cpp/lib/{platform.plugin(name.removeprefix('ggml-'))}" for name in plugins]
 
 
 def documents(wheel: Wheel) -> Iterator[Finding]:

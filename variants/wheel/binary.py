@@ -18,6 +18,7 @@ import pefile
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from macholib.mach_o import (
     CPU_TYPE_NAMES,
     LC_BUILD_VERSION,
@@ -58,11 +59,16 @@ _UNREADABLE = (
 _NX_COMPAT, _DYNAMIC_BASE = 0x100, 0x40  # IMAGE_DLLCHARACTERISTICS_*
 
 
+#: What ggml looks for in a plugin (ggml/src/ggml-backend-reg.cpp).
+ENTRY = "ggml_backend_init"
+
+
 class Library(msgspec.Struct, frozen=True, kw_only=True):
     """One library. `format`: ELF, PE or Mach-O; `machine`: x86_64, aarch64, …; `soname`: its own name (SONAME, name in the export
     table, install name) and `needed`, those of what it needs; `rpath`: RPATH and RUNPATH folders; whether it has text relocations
     (PE: cannot be moved), an executable stack (PE: no NX), and no symbol table; `minimum`: the oldest macOS, as in (11, 0);
-    `intact`: whether a Mach-O file is what its code signature says (None: it has no signature)."""
+    `intact`: whether a Mach-O file is what its code signature says (None: it has no signature). `plugin`: whether it exports what
+    ggml calls of a plugin (None: not looked into)."""
 
     format: str
     machine: str
@@ -74,6 +80,7 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     stripped: bool = True
     minimum: tuple[int, int] | None = None
     intact: bool | None = None
+    plugin: bool | None = None
 
     def lacks(self, names: Collection[str]) -> list[str]:
         """What it needs that is neither one of the file `names` beside it nor part of every system."""
@@ -171,7 +178,17 @@ def _read_elf(stream: budget.Metered) -> Library:
         text_relocations=text_relocations,
         executable_stack=not stack or bool(stack[0] & 1),  # no such segment: the kernel makes the stack executable
         stripped=elf.get_section_by_name(".symtab") is None,
+        plugin=_has(elf.get_section_by_name(".dynsym")),
     )
+
+
+def _has(table: object) -> bool:
+    """Does this symbol table define ggml's entry (ggml-backend-impl.h, GGML_BACKEND_DL_IMPL)?"""
+    if not isinstance(table, SymbolTableSection):
+        return False
+    if table.num_symbols() > 10 * _MANY:
+        raise ValueError("it has more symbols than any library")
+    return any(symbol.name == ENTRY and symbol.entry.st_shndx != "SHN_UNDEF" for symbol in table.iter_symbols())
 
 
 def _read_pe(source: bytes | Path) -> Library:
@@ -192,6 +209,7 @@ def _read_pe(source: bytes | Path) -> Library:
             text_relocations=not flags & _DYNAMIC_BASE,
             executable_stack=not flags & _NX_COMPAT,
             stripped=pe.FILE_HEADER.NumberOfSymbols == 0,
+            plugin=any(symbol.name == ENTRY.encode() for symbol in symbols),
         )
 
 
