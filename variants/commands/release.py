@@ -14,6 +14,8 @@ from ..terminal.console import console
 from . import group
 from .group import Steps
 
+_GPU = "test on our own machines (self-hosted runners) with this label, as in nvidia, amd, intel, too (again for each)"
+
 
 def configure(steps: Steps) -> None:
     text = "Print the jobs that make all wheels, one command a line, in an order that works one after another."
@@ -21,6 +23,13 @@ def configure(steps: Steps) -> None:
     parser.add_argument("names", nargs="*", metavar="VARIANT", help=f"{group.NAMES[: group.NAMES.index(' (')]} (default: all)")
     parser.add_argument("--json", action="store_true", help="for a CI system: jobs with runner, command, part and needs")
     parser.add_argument("--changed-since", metavar="REF", help="only variants whose wheels the changes since this commit may alter")
+    parser.add_argument("--platform", action="append", default=[], metavar="PLATFORM", help="this one alone (again for each)")
+    number = parser.add_mutually_exclusive_group()
+    group.add_build_number(number)
+    number.add_argument(
+        "--tag", help="of a release: v0.3.36, or v0.3.36-1 for build number 1; refused if another version is pinned"
+    )
+    parser.add_argument("--gpu", action="append", default=[], metavar="MAKER", help=_GPU)
 
     text = "Put these files into a tree of llama-cpp-python's own, which then builds the same wheels."
     parser = steps.add("adopt", text, lambda given: console.print("\n".join(adopt.adopt(given.tree)), markup=False))
@@ -35,7 +44,8 @@ def _matrix(options: argparse.Namespace) -> None:
         variants = [variant for variant in variants if not (variant.backend and variant.backend.on_request)]
     if options.changed_since:
         variants = jobs.touched(variants, options.changed_since)
-    made = jobs.jobs(variants)
+    number = jobs.build_number(options.tag) if options.tag else options.build_number
+    made = jobs.jobs(variants, jobs.Wanted(tuple(options.platform), number, tuple(options.gpu)))
     if options.json:
         sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
     else:

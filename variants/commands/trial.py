@@ -29,6 +29,7 @@ def _configure_tests(steps: Steps) -> None:
     parser.add_argument("--python", default=sys.executable, metavar="PYTHON", help="interpreter to install for, as in python3.8")
     group.add_wheel(parser)
     parser.add_argument("--upstream", metavar="VERSION", help="wheels of another release than the pinned one")
+    parser.add_argument("--as-built", action="store_true", help="another machine built what dist/ has: it is not stale here")
 
     text = "Run a wheel of another platform: Linux on Arm under qemu-user, Windows under wine, musl."
     parser = steps.add("test-foreign", text, _foreign)

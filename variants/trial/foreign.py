@@ -90,11 +90,11 @@ def test(wheel: Path, build_dir: Path) -> None:
     for words, command, expected in _processors(platform, world):
         console.print(f"      on {words}{f': {expected}' if expected else ''}")
         env = world.env(site, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
-        tests = [ROOT / "tests" / "inference" / name for name in ("test_inference.py", "test_mtmd.py")]
+        tests = [ROOT / "tests" / "inference" / name for name in smoke.PORTABLE]
         counts = smoke.pytest_in(command, [world.path(path) for path in tests], log, "The wheel fails there.", env)
         facts = smoke.report(command, env) | {"system": world.words}
         facts |= {"processor": f"{words} ({expected})"} if expected else {}
-        records.add(wheel, what="test_inference.py, test_mtmd.py", installer="pip", **facts, **counts)
+        records.add(wheel, what=", ".join(smoke.PORTABLE), installer="pip", **facts, **counts)
 
 
 def platform_of(wheel: Path) -> Platform | None:

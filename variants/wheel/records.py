@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from ..errors import WheelError
 from ..terminal import disk
 from . import archive
 
@@ -40,8 +42,7 @@ def add(wheel: Path, **facts: object) -> None:
     new = msgspec.convert({"date": today, "sha256": archive.sha256(wheel), **facts}, Record)
     same = ("sha256", "what", "processor", "system", "python", "installer", "devices")
     kept = [old for old in read(wheel) if any(getattr(old, name) != getattr(new, name) for name in same)]
-    with disk.replacing(_beside(wheel)) as part:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted([*kept, new])), indent=1) + b"\n")
+    _write(wheel, [*kept, new])
 
 
 def read(wheel: Path, sha256: str | None = None) -> list[Record]:
@@ -59,6 +60,25 @@ def runs(wheel: Path, sha256: str | None = None) -> list[Record]:
     return [row for row in read(wheel, sha256) if row.what != BUILT]
 
 
+def gather(folder: Path, dist: Path) -> list[str]:
+    """Add the records below `folder`, from other machines, to those of the wheels in `dist`; return the names of these wheels.
+
+    Raises:
+        WheelError: a file there is no record of ours, or of a wheel that `dist` does not have.
+    """
+    found = sorted(folder.rglob(f"*{SUFFIX}"))
+    for file in found:
+        wheel = dist / file.name.removesuffix(SUFFIX)
+        try:
+            if not wheel.is_file():
+                raise ValueError(f"{wheel} is not there")
+            rows = {*read(wheel), *decode(file.read_bytes())}
+        except (ValueError, msgspec.DecodeError) as error:
+            raise WheelError(f"{file} does not go with the wheels in {dist}: {error}.", "Both must come from one run.") from error
+        _write(wheel, rows)
+    return sorted({file.name.removesuffix(SUFFIX) for file in found})
+
+
 def decode(content: bytes) -> list[Record]:
     """The records in a file.
 
@@ -66,6 +86,11 @@ def decode(content: bytes) -> list[Record]:
         msgspec.DecodeError: it is none of ours.
     """
     return msgspec.json.decode(content, type=list[Record])
+
+
+def _write(wheel: Path, rows: Iterable[Record]) -> None:
+    with disk.replacing(_beside(wheel)) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted(rows)), indent=1) + b"\n")
 
 
 def _beside(wheel: Path) -> Path:
