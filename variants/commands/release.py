@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
 import msgspec
 
 from .. import matrix
-from ..release import adopt, documents, jobs
+from ..release import adopt, changes, documents, jobs, pipeline
+from ..terminal import disk
 from ..terminal.console import console
+from ..upstream import source
 from . import group
 from .group import Steps
 
@@ -35,6 +38,12 @@ def configure(steps: Steps) -> None:
     parser = steps.add("adopt", text, lambda given: console.print("\n".join(adopt.adopt(given.tree)), markup=False))
     parser.add_argument("tree", type=Path, metavar="TREE", help="a clone of its repository, or an unpacked sdist")
 
+    text = "Print as Markdown what changed in llama.cpp between two releases that concerns the wheels."
+    parser = steps.add("changes", text, _changes)
+    parser.add_argument("old", nargs="?", metavar="OLD", help="a release of llama-cpp-python (default: the pinned one)")
+    parser.add_argument("new", nargs="?", metavar="NEW", help="another one (default: the newest on the package index)")
+    parser.add_argument("--newest", action="store_true", help="print the newest release on the package index, and nothing else")
+
     steps.add("docs", "Write the parts of the documents that are made from the code.", lambda _: _docs(steps))
 
 
@@ -51,6 +60,16 @@ def _matrix(options: argparse.Namespace) -> None:
     else:
         for job in [*made.core, *made.plugin, *made.assemble]:
             sys.stdout.write(f"{job.command}\n")
+
+
+def _changes(options: argparse.Namespace) -> None:
+    pin = source.read_pin()
+    if options.newest:
+        sys.stdout.write(f"{source.newest(pin.name)}\n")
+        return
+    with disk.locked(pipeline.BUILD), contextlib.redirect_stdout(sys.stderr):
+        text = changes.report(options.old or pin.version, options.new or source.newest(pin.name))
+    sys.stdout.write(text)
 
 
 def _docs(steps: Steps) -> None:
