@@ -1,0 +1,75 @@
+"""Parts as `nox -s core` and `nox -s plugin` leave them, made of the wheels in dist/: compiling is not what is rehearsed.
+
+And a release of upstream's before the pinned one, which is the pinned one under another number: its sdist, and parts of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+from variants import matrix, platforms
+from variants.steps import assemble
+from variants.upstream import source
+from variants.wheel import archive
+
+HERE = platforms.here()
+
+
+def sdist(folder: Path, version: str) -> Path:
+    """Upstream's pinned sdist under another version number."""
+    pin = source.read_pin()
+    old = source.VENDOR / pin.archive
+    new = folder / pin.archive.replace(pin.version, version)
+    with gzip.open(old) as plain, tarfile.open(fileobj=plain, mode="r:") as given:
+        with gzip.GzipFile(new, "wb", compresslevel=1, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w:") as made:
+            for member in given:
+                content = given.extractfile(member)
+                data = content.read() if content else b""
+                top, _, name = member.name.partition("/")
+                if name == "llama_cpp/__init__.py":
+                    data = _version(data, version)
+                elif name == "PKG-INFO":
+                    data = re.sub(rb"(?m)^Version: .*$", f"Version: {version}".encode(), data, count=1)
+                member.name = f"{top.replace(pin.version, version)}/{name}" if name else top.replace(pin.version, version)
+                member.size = len(data)
+                made.addfile(member, io.BytesIO(data))
+    return new
+
+
+def _version(text: bytes, version: str) -> bytes:
+    return re.sub(rb'(?m)^(__version__\s*=\s*)".*"', rf'\g<1>"{version}"'.encode(), text)
+
+
+def core(wheel: Path, parts: Path, version: str) -> None:
+    """The core's part, of a plain wheel: as it was before it was repaired and tagged for old systems."""
+    files = archive.contents(wheel)
+    with archive.open_wheel(wheel) as opened:
+        info = archive.dist_info(opened)
+    was = info.removesuffix(".dist-info").partition("-")[2]
+    renamed = {name.replace(info, info.replace(was, version)): data for name, data in files.items()}
+    info = info.replace(was, version)
+    renamed[f"{info}/METADATA"] = re.sub(
+        rb"(?m)^Version: .*$", f"Version: {version}".encode(), renamed[f"{info}/METADATA"], count=1
+    )
+    renamed[f"{info}/WHEEL"] = assemble.with_tag(renamed[f"{info}/WHEEL"], f"py3-none-{HERE.name}")
+    renamed["llama_cpp/__init__.py"] = _version(renamed["llama_cpp/__init__.py"], version)
+    target = parts / f"core-{HERE.name}" / f"llama_cpp_python-{version}-py3-none-{HERE.name}.whl"
+    archive.write(target, renamed, 1_700_000_000)
+
+
+def plugin(wheel: Path, parts: Path) -> None:
+    """The plugin's part, of a labelled wheel."""
+    variant = matrix.labelled(archive.split_label(wheel.name)[1])
+    assert variant is not None
+    assert variant.table.plugin is not None
+    folder = parts / f"plugin-{variant.name}-{HERE.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with archive.open_wheel(wheel) as opened:
+        for name in (f"llama_cpp/lib/{HERE.plugin(variant.table.plugin)}", matrix.DESCRIPTION):
+            (folder / Path(name).name).write_bytes(opened.read(name))
