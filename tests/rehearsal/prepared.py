@@ -5,6 +5,7 @@ And a release of upstream's before the pinned one, which is the pinned one under
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import re
@@ -25,19 +26,23 @@ def sdist(folder: Path, version: str) -> Path:
     pin = source.read_pin()
     old = source.VENDOR / pin.archive
     new = folder / pin.archive.replace(pin.version, version)
-    with gzip.open(old) as plain, tarfile.open(fileobj=plain, mode="r:") as given:
-        with gzip.GzipFile(new, "wb", compresslevel=1, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w:") as made:
-            for member in given:
-                content = given.extractfile(member)
-                data = content.read() if content else b""
-                top, _, name = member.name.partition("/")
-                if name == "llama_cpp/__init__.py":
-                    data = _version(data, version)
-                elif name == "PKG-INFO":
-                    data = re.sub(rb"(?m)^Version: .*$", f"Version: {version}".encode(), data, count=1)
-                member.name = f"{top.replace(pin.version, version)}/{name}" if name else top.replace(pin.version, version)
-                member.size = len(data)
-                made.addfile(member, io.BytesIO(data))
+    with contextlib.ExitStack() as stack:
+        given = stack.enter_context(tarfile.open(old))
+        packed = stack.enter_context(gzip.GzipFile(new, "wb", compresslevel=1, mtime=0))
+        made = stack.enter_context(tarfile.open(fileobj=packed, mode="w:"))
+        for member in given:
+            name = member.name.partition("/")[2]
+            if not member.isreg() or name.startswith(".git/"):
+                continue
+            content = given.extractfile(member)
+            data = content.read() if content else b""
+            if name == "llama_cpp/__init__.py":
+                data = _version(data, version)
+            elif name == "PKG-INFO":
+                data = re.sub(rb"(?m)^Version: .*$", f"Version: {version}".encode(), data, count=1)
+            written = tarfile.TarInfo(f"{new.name.removesuffix('.tar.gz')}/{name}")
+            written.size, written.mtime = len(data), member.mtime
+            made.addfile(written, io.BytesIO(data))
     return new
 
 

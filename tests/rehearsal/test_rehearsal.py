@@ -1,4 +1,4 @@
-"""A project's life on a service: two releases, a rebuild, a yank, a job that dies half-way. After each, what uv and pip are offered.
+"""A project's life on a service: two releases, a rebuild, a yank, a job that dies half-way. After each: what are uv and pip offered?
 
 The tests are one story and run in this order. The wheels are those of dist/, taken apart into the parts that other jobs compile.
 """
@@ -57,10 +57,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield made(root, f"http://127.0.0.1:{server.server_port}")
+        service = made(root, f"http://127.0.0.1:{server.server_port}")
+        yield service
+        print("".join(f"{seconds:6.1f} s  {job}\n" for job, seconds in service.seconds.items()))
     finally:
         server.shutdown()
         thread.join()
+        server.server_close()
 
 
 def made(root: Path, url: str) -> Service:
@@ -83,9 +86,15 @@ def made(root: Path, url: str) -> Service:
     shutil.copy(source.VENDOR / PIN.archive, sdists)
     old = prepared.sdist(sdists, OLD)
     seed(service, root / "maintainer", archive.sha256(old))
-    service.checked_out = lambda workspace: [shutil.copy(path, workspace / "vendor") for path in sdists.iterdir()]
+    service.checked_out = functools.partial(bring, sdists)
     service.prepared = functools.partial(prepare, service)
     return service
+
+
+def bring(sdists: Path, workspace: Path) -> None:
+    """Put upstream's sdists where they would be fetched to."""
+    for path in sdists.iterdir():
+        shutil.copy(path, workspace / "vendor")
 
 
 def git(folder: Path, *words: str) -> str:
