@@ -45,6 +45,9 @@ class Service:
         self.checked_out: Callable[[Path], None] = lambda workspace: None
         self.environment: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        #: SHA-256 of upstream's sdists by version.
+        self.sdists: dict[str, str] = {}
+        self.history: dict[str, Run] = {}
 
     def git(self, *words: str) -> str:
         done = subprocess.run(["git", "-C", str(self.bare), *words], capture_output=True, text=True, check=True)
@@ -130,7 +133,7 @@ class Run:
         outputs: dict[str, Any] = {}
         good = True
         for values in _combinations(filled(job.get("strategy", {}).get("matrix", {}), contexts)):
-            contexts["matrix"], contexts["steps"] = values, {}
+            contexts = {**contexts, "matrix": values, "steps": {}}
             shown = str(filled(job.get("name", name), contexts)) if values else name
             if filled(job["runs-on"], contexts) != _HERE or filled(job.get("container"), contexts):
                 self.not_rehearsed.append(shown)
