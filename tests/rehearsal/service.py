@@ -214,6 +214,7 @@ class Execution:
             "actions/attest-build-provenance": self._attest,
             "actions/upload-pages-artifact": self._upload_pages,
             "actions/deploy-pages": self._deploy_pages,
+            "pypa/gh-action-pypi-publish": self._to_package_index,
         }
         try:
             actions[name](given)
@@ -280,6 +281,12 @@ class Execution:
             raise ActionError("Pages does not answer")
         shutil.rmtree(self.service.pages, ignore_errors=True)
         shutil.copytree(self.run.artifacts / "github-pages", self.service.pages)
+
+    def _to_package_index(self, given: dict[str, Any]) -> None:
+        assert self.job["permissions"] == {"id-token": "write"}
+        assert given["skip-existing"]
+        with (self.service.root / "package-index.txt").open("a") as stream:
+            stream.writelines(f"{path.name}\n" for path in sorted((self.workspace / "dist").iterdir()))
 
 
 def _plain(name: str) -> str:

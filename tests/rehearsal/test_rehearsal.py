@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
@@ -72,7 +73,7 @@ def made(root: Path, url: str) -> Service:
     (root / "releases").symlink_to(root / "served")
     python = root / "python"
     subprocess.run([sys.executable, "-m", "venv", str(python)], check=True)
-    variables = {"VARIANTS": " ".join(WHEELS), "PLATFORMS": prepared.HERE.name, "SITE_URL": f"{url}/pages"}
+    variables = {"PUBLISH": "plain", "VARIANTS": " ".join(WHEELS), "PLATFORMS": prepared.HERE.name, "SITE_URL": f"{url}/pages"}
     service = Service(root, url, variables, tools(root / "tools", root, python / "bin" / "python"))
     config = root / "gitconfig"
     config.write_text(
@@ -224,7 +225,9 @@ def test_second_release(service: Service, tmp_path: Path) -> None:
 
 
 def test_rebuild(service: Service, tmp_path: Path) -> None:
-    expect(service.start("release.yml", tag(service, f"v{PIN.version}-1"), "push"), "installed on ubuntu-24.04")
+    expect(service.start("release.yml", tag(service, f"v{PIN.version}-1"), "push"), "installed on ubuntu-24.04", "package-index")
+    plain = [WHEELS["cpu"].name.replace(f"-{PIN.version}-", f"-{text}-") for text in (OLD, PIN.version, f"{PIN.version}-1")]
+    assert (service.root / "package-index.txt").read_text().splitlines() == plain, "no label and no local version"
     offers(service, tmp_path / "x", (PIN.version, BEST, "1"), (PIN.version, "plain", "1"))
 
 
@@ -304,3 +307,31 @@ def test_gpu_takes_trusted_runs_alone(service: Service) -> None:
     assert run.failed == ["trusted"]
     assert run.executed == ["trusted"]
     service.variables["GPU_RUNNERS"] = ""
+
+
+def test_upstream_has_a_new_release(service: Service) -> None:
+    """The pin is moved in a pull request that says what changed; the next day nothing more happens."""
+    move(service, service.root / "maintainer", OLD)
+    before = service.git("rev-parse", "main")
+    run = service.start("upstream.yml", "refs/heads/main", "schedule")
+    expect(run, "look", "try", "propose")
+    new = run.results["look"]["outputs"]["new"]
+    pull = json.loads((service.root / "pulls" / f"upstream-{new}.json").read_text())
+    assert pull["title"] == f"llama-cpp-python {new}"
+    assert pull["body"].startswith(f"llama-cpp-python {OLD} → {new}")
+    for title in ("Libraries that CMake builds", "CPU plugins", "Functions that the bindings bind", "CMake options"):
+        assert f"### {title}\n" in pull["body"]
+    assert "was built and tested" in pull["body"]
+    assert service.git("diff", "--name-only", "main", f"upstream-{new}") == "vendor/upstream.toml"
+    assert f'"{new}"' in service.git("show", f"upstream-{new}:vendor/upstream.toml")
+    assert service.git("rev-parse", "main") == before
+    run.results["propose"]["result"] = "failure"  # as if the machine had died at the end
+    run.go()
+    expect(run, "propose")
+    assert "is there already" in log(run, "propose")
+
+
+def test_nothing_new(service: Service) -> None:
+    run = service.start("upstream.yml", f"refs/heads/upstream-{source.newest(PIN.name)}", "schedule")
+    assert run.executed == ["look"]
+    assert not run.failed
