@@ -37,7 +37,7 @@ def configure(steps: Steps) -> None:
     parser.add_argument("--uploads", type=Path, metavar="FOLDER", help="put what is to be uploaded to --base-url there")
     parser.add_argument("--allow-no-fallback", action="store_true", help="list a version that has no plain wheel")
 
-    text = "Compare the wheels in dist/ with the last published ones: a tag for newer systems, or 10 % more bytes, is an error."
+    text = "Compare the wheels in dist/ with the last published ones: a tag for newer systems, or a tenth more bytes, is an error."
     parser = steps.add("compare", text, _compare)
     group.add_dist(parser)
     parser.add_argument("--ledger", type=Path, default=index.LEDGER, metavar="FILE", help=_LEDGER)
