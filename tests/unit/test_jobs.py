@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.unit.conftest import Cli
 from variants import matrix
 from variants.errors import UsageError
 from variants.release import jobs
@@ -88,3 +91,12 @@ def test_the_build_number_in_a_tag() -> None:
     for tag in ("v9.9.9", version, f"v{version}-x", f"v{version}-1-2", f"v{version}.1"):
         with pytest.raises(UsageError, match="is not of"):
             jobs.build_number(tag)
+
+
+def test_an_error_is_no_job(cli: Cli) -> None:
+    """What a CI system reads is on one stream, an error on the other: redirected, it must not be lost."""
+    done = cli("matrix", "--json", "--tag", "v9.9.9")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "is not of" in done.stderr
+    assert json.loads(cli("matrix", "--json", "cpu").stdout)["core"]

@@ -23,6 +23,7 @@ _GPU = "test on our own machines (self-hosted runners) with this label, as in nv
 def configure(steps: Steps) -> None:
     text = "Print the jobs that make all wheels, one command a line, in an order that works one after another."
     parser = steps.add("matrix", text, _matrix)
+    parser.set_defaults(data=True)
     parser.add_argument("names", nargs="*", metavar="VARIANT", help=f"{group.NAMES[: group.NAMES.index(' (')]} (default: all)")
     parser.add_argument("--json", action="store_true", help="for a CI system: jobs with runner, command, part and needs")
     parser.add_argument("--changed-since", metavar="REF", help="only variants whose wheels the changes since this commit may alter")
@@ -40,6 +41,7 @@ def configure(steps: Steps) -> None:
 
     text = "Print as Markdown what changed in llama.cpp between two releases that concerns the wheels."
     parser = steps.add("changes", text, _changes)
+    parser.set_defaults(data=True)
     parser.add_argument("old", nargs="?", metavar="OLD", help="a release of llama-cpp-python (default: the pinned one)")
     parser.add_argument("new", nargs="?", metavar="NEW", help="another one (default: the newest on the package index)")
     parser.add_argument("--newest", action="store_true", help="print the newest release on the package index, and nothing else")
