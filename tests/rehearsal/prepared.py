@@ -11,6 +11,7 @@ import io
 import re
 import shutil
 import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from variants import matrix, platforms
@@ -62,19 +63,36 @@ def tested(dist: Path, command: str) -> None:
 
 def core(wheel: Path, parts: Path, version: str) -> None:
     """The core's part, of a plain wheel: as it was before it was repaired and tagged for old systems."""
-    files = archive.contents(wheel)
-    with archive.open_wheel(wheel) as opened:
-        info = archive.dist_info(opened)
-    was = info.removesuffix(".dist-info").partition("-")[2]
-    renamed = {name.replace(info, info.replace(was, version)): data for name, data in files.items()}
-    info = info.replace(was, version)
-    renamed[f"{info}/METADATA"] = re.sub(
-        rb"(?m)^Version: .*$", f"Version: {version}".encode(), renamed[f"{info}/METADATA"], count=1
-    )
-    renamed[f"{info}/WHEEL"] = assemble.with_tag(renamed[f"{info}/WHEEL"], f"py3-none-{HERE.name}")
-    renamed["llama_cpp/__init__.py"] = _version(renamed["llama_cpp/__init__.py"], version)
     target = parts / f"core-{HERE.name}" / f"llama_cpp_python-{version}-py3-none-{HERE.name}.whl"
-    archive.write(target, renamed, 1_700_000_000)
+    target.parent.mkdir(parents=True)
+    _renamed(wheel, target, version, lambda text: assemble.with_tag(text, f"py3-none-{HERE.name}"))
+
+
+def assembled(wheels: Mapping[str, Path], dist: Path, command: str, version: str) -> None:
+    """What `nox -s assemble` makes of an earlier release's parts, which are the same: its wheels, with another version and the build
+    number of the command."""
+    words = command.partition(" -- ")[2].split()
+    number = words[words.index("--build-number") + 1] if "--build-number" in words else ""
+    dist.mkdir()
+    for name in words[: words.index("--platform")]:
+        wheel = wheels[name]
+        old = str(archive.parse_name(archive.plain_path(wheel))[1])
+        target = dist / wheel.name.replace(f"-{old}-", f"-{version}-{number}-" if number else f"-{version}-")
+        header = f"Build: {number}\nTag:".encode() if number else b"Tag:"
+        _renamed(wheel, target, version, lambda text, header=header: text.replace(b"Tag:", header, 1))
+
+
+def _renamed(wheel: Path, target: Path, version: str, about: Callable[[bytes], bytes]) -> None:
+    """The wheel under another version; `about` changes its WHEEL file."""
+    with archive.open_wheel(wheel) as opened:
+        old = archive.dist_info(opened)
+        new = f"{old.partition('-')[0]}-{version}.dist-info"
+        inside = [name for name in opened.namelist() if name.startswith(f"{old}/") and not name.endswith("/RECORD")]
+        files = {name.replace(old, new, 1): opened.read(name) for name in inside}
+        files["llama_cpp/__init__.py"] = _version(opened.read("llama_cpp/__init__.py"), version)
+    files[f"{new}/METADATA"] = re.sub(rb"(?m)^Version: .*$", f"Version: {version}".encode(), files[f"{new}/METADATA"], count=1)
+    files[f"{new}/WHEEL"] = about(files[f"{new}/WHEEL"])
+    archive.rewrite(wheel, target, files, frozenset(inside), new)
 
 
 def plugin(wheel: Path, parts: Path) -> None:

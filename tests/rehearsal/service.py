@@ -48,6 +48,8 @@ class Service:
         #: SHA-256 of upstream's sdists by version.
         self.sdists: dict[str, str] = {}
         self.history: dict[str, Run] = {}
+        #: Do the later releases without what was done for the first; `last`: but install the last one.
+        self.brief = self.last = False
 
     def git(self, *words: str) -> str:
         done = subprocess.run(["git", "-C", str(self.bare), *words], capture_output=True, text=True, check=True)

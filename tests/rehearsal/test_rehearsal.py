@@ -1,7 +1,8 @@
 """A project's life on a service: two releases, a rebuild, a yank, a job that dies half-way. After each: what do uv and pip get?
 
 The tests are one story and run in this order. The wheels are those of dist/, taken apart into the parts that other jobs compile.
-They are tested for the first release; for the later ones, which have the same libraries, that is only written down.
+They are assembled and tested for the first release. The later ones have the same libraries: their wheels are the first one's under
+another version, and that they were tested is only written down.
 """
 
 from __future__ import annotations
@@ -142,8 +143,12 @@ def prepare(service: Service, command: str, workspace: Path) -> bool:
         prepared.plugin(WHEELS[command.split()[4]], workspace / "parts")
     elif command.startswith("nox -s build_variant "):
         shutil.copytree(ROOT / "dist", workspace / "dist")
-    elif "nox -s test_variant " in command and service.runs > 1:
+    elif service.brief and command.startswith("nox -s assemble "):
+        prepared.assembled(WHEELS, workspace / "dist", command, pinned)
+    elif service.brief and "nox -s test_variant " in command:
         prepared.tested(workspace / "dist", command)
+    elif service.brief and command.startswith("nox -s installed ") and not service.last:
+        pass
     else:
         return False
     return True
@@ -206,6 +211,8 @@ def test_first_release(service: Service, tmp_path: Path) -> None:
     offers(service, tmp_path / "x", (OLD, BEST, ""), (OLD, "plain", ""))
     ledger = service.git("show", "index:published.jsonl")
     assert ledger.count('"passed":') >= 2 * len(WHEELS), "what ran is in the ledger: each wheel, installed by uv and by pip"
+
+    service.brief = True
 
 
 def test_another_tag_than_the_pin(service: Service) -> None:
@@ -274,6 +281,7 @@ def test_a_job_that_dies(service: Service, tmp_path: Path) -> None:
     assert offered(service, tmp_path / "x", "pip") == (PIN.version, "plain", "")
     del service.environment["REHEARSAL_NO_PAGES"]
     run.results["ledger"]["result"] = "failure"  # as if the machine had died after the push
+    service.last = True
     run.go()
     expect(run, "pages", "installed on ubuntu-24.04")
     assert run.executed[:2] == ["ledger", "pages"]
