@@ -11,11 +11,10 @@ import io
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from variants import matrix, platforms
-from variants.steps import assemble
 from variants.upstream import source
 from variants.wheel import archive, records
 
@@ -65,11 +64,11 @@ def core(wheel: Path, parts: Path, version: str) -> None:
     """The core's part, of a plain wheel: as it was before it was repaired and tagged for old systems."""
     target = parts / f"core-{HERE.name}" / f"llama_cpp_python-{version}-py3-none-{HERE.name}.whl"
     target.parent.mkdir(parents=True)
-    _renamed(wheel, target, version, lambda text: assemble.with_tag(text, f"py3-none-{HERE.name}"))
+    _renamed(wheel, target, version, b"Tag: py3-none-" + HERE.name.encode() + b"\n")
 
 
 def assembled(wheels: Mapping[str, Path], dist: Path, command: str, version: str) -> None:
-    """What `nox -s assemble` makes of an earlier release's parts, which are the same: its wheels, with another version and the build
+    """In place of `nox -s assemble`, of parts that an earlier release had, too: its wheels under another version, with the build
     number of the command."""
     words = command.partition(" -- ")[2].split()
     number = words[words.index("--build-number") + 1] if "--build-number" in words else ""
@@ -78,12 +77,13 @@ def assembled(wheels: Mapping[str, Path], dist: Path, command: str, version: str
         wheel = wheels[name]
         old = str(archive.parse_name(archive.plain_path(wheel))[1])
         target = dist / wheel.name.replace(f"-{old}-", f"-{version}-{number}-" if number else f"-{version}-")
-        header = f"Build: {number}\nTag:".encode() if number else b"Tag:"
-        _renamed(wheel, target, version, lambda text, header=header: text.replace(b"Tag:", header, 1))
+        tags = "".join(f"Tag: {tag}\n" for tag in sorted(map(str, archive.parse_name(archive.plain_path(wheel))[3])))
+        header = (f"Build: {number}\n{tags}" if number else tags).encode()
+        _renamed(wheel, target, version, header)
 
 
-def _renamed(wheel: Path, target: Path, version: str, about: Callable[[bytes], bytes]) -> None:
-    """The wheel under another version; `about` changes its WHEEL file."""
+def _renamed(wheel: Path, target: Path, version: str, end: bytes) -> None:
+    """The wheel under another version; `end` takes the place of the tags in its WHEEL file."""
     with archive.open_wheel(wheel) as opened:
         old = archive.dist_info(opened)
         new = f"{old.partition('-')[0]}-{version}.dist-info"
@@ -91,7 +91,7 @@ def _renamed(wheel: Path, target: Path, version: str, about: Callable[[bytes], b
         files = {name.replace(old, new, 1): opened.read(name) for name in inside}
         files["llama_cpp/__init__.py"] = _version(opened.read("llama_cpp/__init__.py"), version)
     files[f"{new}/METADATA"] = re.sub(rb"(?m)^Version: .*$", f"Version: {version}".encode(), files[f"{new}/METADATA"], count=1)
-    files[f"{new}/WHEEL"] = about(files[f"{new}/WHEEL"])
+    files[f"{new}/WHEEL"] = re.sub(rb"(?m)^(?:Build|Tag):.*\n", b"", files[f"{new}/WHEEL"]).rstrip(b"\n") + b"\n" + end
     archive.rewrite(wheel, target, files, frozenset(inside), new)
 
 

@@ -229,6 +229,10 @@ def test_second_release(service: Service, tmp_path: Path) -> None:
     offers(service, tmp_path / "x", (PIN.version, BEST, ""), (PIN.version, "plain", ""))
     for installer, label in (("uv", BEST), ("pip", "plain")):
         assert offered(service, tmp_path / "x", installer, f"llama-cpp-python=={OLD}") == (OLD, label, "")
+    asked = [sys.executable, "-m", "variants", "installed", service.variables["SITE_URL"], "--lists", "nobody.whl"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "does not list nobody.whl" in done.stdout
 
 
 def test_rebuild(service: Service, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def check(url: str, build_dir: Path, version: str | None = None, lists: str | No
                 f"{installer} installed {got} from {simple}, and is offered {wanted} (version, label, build number, our wheel).",
                 f"See {log}, and `nox -s explain -- {simple}`.",
             )
-        console.print(f"      it generated {found['text']!r}", markup=False)
+        console.print(f"      it generated {found['text']!a}", markup=False)
 
 
 def _offered(simple: str, lists: str | None, patience: float) -> listing.Listing:

@@ -32,7 +32,7 @@ INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
 #: Another package with a ggml of its own, to share a process with (tests/inference/test_loader.py). One environment is enough.
 _NEIGHBOUR = "xllamacpp"
-#: Tests that ask nothing of Linux: they ran on other systems, too.
+#: Tests that ask nothing of Linux with glibc: they ran on other systems, too.
 PORTABLE = ("test_inference.py", "test_mtmd.py")
 _TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test are no use to the next
 _GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
@@ -132,7 +132,8 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
     apart = [word for name in _APART for word in ("--ignore", folder / name)]
-    linux = platforms.here().system == "Linux"
+    here = platforms.here()
+    linux = here.system == "Linux" and not here.musl
     asked: list[str | Path] = [folder, *apart] if linux else [folder / name for name in PORTABLE]
     what = "tests/inference" if linux else ", ".join(PORTABLE)
     flash = _flash(wheel)
