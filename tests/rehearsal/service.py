@@ -63,7 +63,7 @@ class Service:
         sha = self.git("rev-parse", f"{ref}^{{commit}}")
         github = {
             "event_name": event, "ref": ref, "ref_name": name, "ref_type": kind, "sha": sha, "repository": REPOSITORY,
-            "server_url": self.url, "run_id": self.runs, "event": {"before": "", "repository": {"default_branch": "main"}},
+            "server_url": self.url, "run_id": self.runs, "event": {},
         }  # fmt: skip
         facts = {
             "event": event,
