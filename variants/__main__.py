@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
@@ -33,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VariantsError as error:
         if options.traceback:
             raise
-        return _tell(error)
+        return _tell(error, options)
     except OSError as error:
         if options.traceback or error.errno not in (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise
-        return _tell(_disk_error(error))
+        return _tell(_disk_error(error), options)
     except KeyboardInterrupt:
         return _interrupted("Interrupted", 130)
     except process.Terminated:
@@ -59,8 +60,10 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _tell(error: VariantsError) -> int:
-    console.print(styled(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}"))
+def _tell(error: VariantsError, options: argparse.Namespace) -> int:
+    """Print an error; beside what a program reads (`data`), to the other stream."""
+    with contextlib.redirect_stdout(sys.stderr) if getattr(options, "data", False) else contextlib.nullcontext():
+        console.print(styled(f"\n[bold red]error:[/] {escape(error.what)}\n{escape(error.remedy)}"))
     return error.exit_code
 
 

@@ -130,6 +130,14 @@ def libc(tag: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def release(tag: str) -> tuple[int, ...]:
+    """The system's version in a wheel platform, glibc's, musl's or macOS's (PEP 425, PEP 600, PEP 656): (2, 17) for
+    ``manylinux_2_17_x86_64`` and ``manylinux2014_x86_64``; nothing for Windows."""
+    old = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}.get(tag.partition("_")[0])
+    match = re.match(r"(?:manylinux|musllinux|macosx)_(\d+)_(\d+)_", tag)
+    return old or ((int(match[1]), int(match[2])) if match else ())
+
+
 def executable(name: str) -> str:
     """A program's file name on this machine."""
     return f"{name}.cmd" if os.name == "nt" else name

@@ -54,15 +54,13 @@ def test_same_bytes(tmp_path: Path, committed: None, variants: Run, name: str) -
     for kind in ("core", "plugin", "assemble"):
         for job in jobs[kind]:
             words = job["command"].removeprefix("nox -s ").replace(" -- ", " ").split()
-            if kind == "assemble":
-                words += ["--platform", HERE.name]
-            elif HERE.name not in words:
+            if HERE.name not in words:
                 continue  # another machine's
             folder = clone(tmp_path / job["name"])
             variants(folder, *words, "--parts", str(parts))
             done.append(job["name"])
-    assert done[-1] == "assemble"
-    (made,) = (tmp_path / "assemble" / "dist").glob("*.whl")
+    assert done[-1] == f"assemble-{HERE.name}"
+    (made,) = (tmp_path / done[-1] / "dist").glob("*.whl")
     one = clone(tmp_path / "one")
     variants(one, "build", name)
     (whole,) = (one / "dist").glob("*.whl")

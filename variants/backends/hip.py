@@ -125,4 +125,4 @@ def _version(home: Path) -> str | None:
     return None
 
 
-BACKEND = Backend("hip", find, platforms=("linux_x86_64",), table=Hip, on_request=True)
+BACKEND = Backend("hip", find, platforms=("linux_x86_64",), table=Hip, on_request=True, gpus=("amd",))

@@ -57,7 +57,7 @@ def add_compiling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="wait for another build in this checkout instead of refusing")
 
 
-def add_build_number(parser: argparse.ArgumentParser) -> None:
+def add_build_number(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--build-number", type=natural, metavar="N", help="a rebuild of the same version: installers prefer it")
 
 
@@ -114,7 +114,10 @@ def chosen(names: Sequence[str]) -> list[matrix.Variant]:
 
 def wheels(options: argparse.Namespace, names: Sequence[str] = ()) -> list[Path]:
     """The wheel that was named, or those of the variants in dist/."""
-    return [options.wheel] if options.wheel else pipeline.wheels(chosen(names), upstream=getattr(options, "upstream", None))
+    if options.wheel:
+        return [options.wheel]
+    upstream, as_built = getattr(options, "upstream", None), getattr(options, "as_built", False)
+    return pipeline.wheels(chosen(names), upstream=upstream, as_built=as_built)
 
 
 def build_options(options: argparse.Namespace) -> pipeline.Options:

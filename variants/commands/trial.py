@@ -10,7 +10,7 @@ from .. import platforms
 from ..errors import UsageError
 from ..release import pipeline, runs
 from ..terminal.console import console
-from ..trial import bench, foreign, old_systems, smoke
+from ..trial import bench, foreign, installed, old_systems, smoke
 from ..wheel import archive
 from . import group
 from .group import Steps
@@ -29,6 +29,14 @@ def _configure_tests(steps: Steps) -> None:
     parser.add_argument("--python", default=sys.executable, metavar="PYTHON", help="interpreter to install for, as in python3.8")
     group.add_wheel(parser)
     parser.add_argument("--upstream", metavar="VERSION", help="wheels of another release than the pinned one")
+    parser.add_argument("--as-built", action="store_true", help="another machine built what dist/ has: it is not stale here")
+
+    text = "Install from a published index with uv and with pip, and generate text there: what it offers to this machine."
+    parser = steps.add("installed", text, _installed)
+    parser.add_argument("url", metavar="URL", help="the site's address, as in --site-url of `index`")
+    parser.add_argument("--version", metavar="VERSION", help="of llama-cpp-python (default: the newest)")
+    parser.add_argument("--lists", metavar="FILE", help="a file that the index must list")
+    parser.add_argument("--wait", type=group.natural, default=0, metavar="SECONDS", help="until it does (default: 0)")
 
     text = "Run a wheel of another platform: Linux on Arm under qemu-user, Windows under wine, musl."
     parser = steps.add("test-foreign", text, _foreign)
@@ -69,6 +77,10 @@ def _test(options: argparse.Namespace) -> None:
     for wheel in group.wheels(options, options.names):
         for installer in options.installer or smoke.INSTALLERS:
             smoke.smoke(wheel, installer, pipeline.BUILD, options.python)
+
+
+def _installed(options: argparse.Namespace) -> None:
+    installed.check(options.url, pipeline.BUILD, options.version, options.lists, options.wait)
 
 
 def _foreign(options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
-"""The build as jobs for many machines: cores, plugins that reuse them, and one job that assembles, labels, verifies, indexes."""
+"""The build as jobs for many machines: cores, plugins that reuse them, jobs that assemble, label and verify, and tests."""
 
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -13,19 +14,37 @@ from .. import matrix, platforms
 from ..backends.registry import BACKENDS
 from ..errors import UsageError
 from ..matrix import Variant
+from ..platforms import Platform
+from ..upstream import source
 from ..upstream.source import ROOT
 from . import imports, parts
 
-#: GitHub's runners by the platform that they compile on (docs/publishing.md). Cores are cross-compiled by zig, on the first.
-RUNNERS = {
-    "linux_x86_64": "ubuntu-24.04",
-    "linux_aarch64": "ubuntu-24.04-arm",
-    "musllinux_x86_64": "ubuntu-24.04",
-    "win_amd64": "windows-2022",
-    "win_arm64": "windows-11-arm",
-    "macosx_arm64": "macos-15",
-    "macosx_x86_64": "macos-15-intel",
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where the jobs of one platform run: the `runner`, the `container` in which its wheels are tested (with no Python of its own),
+    and what makes that ready (`prepare`, shell)."""
+
+    runner: str
+    container: str = ""
+    prepare: str = ""
+
+
+# By its digest: version 3.22. Python goes into an environment, since Alpine's own takes no packages.
+_ALPINE = "alpine@sha256:14358309a308569c32bdc37e2e0e9694be33a9d99e68afb0f5ff33cc1f695dce"
+_IN_ALPINE = 'apk add --no-cache bash git python3 && python3 -m venv /opt/python && echo /opt/python/bin >> "$GITHUB_PATH"'
+#: GitHub's machines by platform (docs/publishing.md). Plugins are compiled and wheels tested on their own platform's, cores are
+#: cross-compiled by zig, on the first.
+MACHINES = {
+    "linux_x86_64": Machine("ubuntu-24.04"),
+    "linux_aarch64": Machine("ubuntu-24.04-arm"),
+    "musllinux_x86_64": Machine("ubuntu-24.04", _ALPINE, _IN_ALPINE),
+    "win_amd64": Machine("windows-2022"),
+    "win_arm64": Machine("windows-11-arm"),
+    "macosx_arm64": Machine("macos-15"),
+    "macosx_x86_64": Machine("macos-15-intel"),
 }
+_FIRST = "linux_x86_64"
+_APT = "sudo apt-get update && sudo apt-get install --yes --no-install-recommends"
 # What every wheel is made or tested by, beside the task library.
 _EVERYTHING = (
     "CMakeLists.txt", "pyproject.toml", "noxfile.py", "vendor", "llama_cpp", "variants/pins", "tests/inference", ".github", ".ci",
@@ -35,44 +54,96 @@ _MAKERS = ("release/pipeline.py", "release/parts.py", "steps/exports.py", "upstr
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One job: its `name`, the `runner` that it wants, the `command`, the `part` that it leaves below ``parts/`` (none: wheels
-    in ``dist/``), and the parts that must lie there before (`needs`)."""
+    """One job: its `name`, the `runner` that it wants (of a machine of one's own: its labels), the `command`, the `part` that it
+    leaves below ``parts/`` (none: wheels in ``dist/``, or records beside them), and the parts and wheels that must be there before
+    (`needs`). Of a test, also its machine's `container` and what `prepare`s it."""
 
     name: str
-    runner: str
+    runner: str | list[str]
     command: str
     part: str | None
     needs: list[str]
+    container: str = ""
+    prepare: str = ""
 
 
 class Jobs(msgspec.Struct, frozen=True):
-    """All jobs, in an order that works one after another: cores, plugins, and the one that assembles (none: nothing to do)."""
+    """All jobs, in an order that works one after another: cores, plugins, those that assemble (one a platform), and the tests of
+    what came out (one a wheel, and one for each GPU)."""
 
     core: list[Job]
     plugin: list[Job]
     assemble: list[Job]
+    test: list[Job]
 
 
-def jobs(variants: Sequence[Variant]) -> Jobs:
-    """The jobs that make these variants on every platform where they are published and can be built."""
-    cores: dict[str, Job] = {}
-    plugins: list[Job] = []
-    ready: list[str] = []
-    for variant in variants:
-        plugin = variant.table.plugin
-        names = variant.buildable
-        ready += [variant.name] if names else []
-        for name in names:
-            platform = platforms.get(name)
-            core = parts.core_folder(platform)
-            cores[core] = Job(core, RUNNERS["linux_x86_64"], f"nox -s core -- --platform {name}", core, [])
-            if plugin:
-                folder = parts.plugin_folder(variant, platform)
-                command = f"nox -s plugin -- {variant.name} --platform {name}"
-                plugins.append(Job(folder, RUNNERS[name], command, folder, [core]))
-    needs = [*cores, *(job.name for job in plugins)]
-    last = Job("assemble", RUNNERS["linux_x86_64"], f"nox -s assemble -- {' '.join(ready)}", None, needs)
-    return Jobs(list(cores.values()), plugins, [last] if ready else [])
+class Wanted(msgspec.Struct, frozen=True):
+    """What is asked for: these `platforms` alone (none: all), a `build_number`, and tests on our own machines with the GPUs of
+    these makers (`gpus`: ``nvidia``)."""
+
+    platforms: tuple[str, ...] = ()
+    build_number: int | None = None
+    gpus: tuple[str, ...] = ()
+
+
+def jobs(variants: Sequence[Variant], wanted: Wanted | None = None) -> Jobs:
+    """The jobs that make these variants on every platform where they are published and can be built, and test them."""
+    wanted = wanted or Wanted()
+    made = Jobs([], [], [], [])
+    for platform in map(platforms.get, wanted.platforms or platforms.PLATFORMS):
+        here = [variant for variant in variants if platform.name in variant.buildable]
+        if not here:
+            continue
+        core = parts.core_folder(platform)
+        made.core.append(Job(core, MACHINES[_FIRST].runner, f"nox -s core -- --platform {platform.name}", core, []))
+        needs = [core]
+        for variant in (variant for variant in here if variant.table.plugin):
+            folder = parts.plugin_folder(variant, platform)
+            command = f"nox -s plugin -- {variant.name} --platform {platform.name}"
+            made.plugin.append(Job(folder, MACHINES[platform.name].runner, command, folder, [core]))
+            needs.append(folder)
+        number = "" if wanted.build_number is None else f" --build-number {wanted.build_number}"
+        command = f"nox -s assemble -- {' '.join(variant.name for variant in here)} --platform {platform.name}{number}"
+        made.assemble.append(Job(f"assemble-{platform.name}", MACHINES[_FIRST].runner, command, None, needs))
+        for variant in here:
+            made.test.extend(_tests(variant, platform, wanted.gpus))
+    return made
+
+
+def _tests(variant: Variant, platform: Platform, gpus: Sequence[str]) -> Iterator[Job]:
+    """The tests of one wheel: on its platform's machine, and on a machine with each GPU that there is."""
+    machine = MACHINES[platform.name]
+    name, needs = f"test-{variant.name}-{platform.name}", [f"assemble-{platform.name}"]
+    command = f"nox -s test_variant -- {variant.name} --as-built"
+    prepare = machine.prepare
+    software = variant.backend.software if variant.backend else None
+    before = ""
+    if software and platform.system == "Linux":
+        prepare = f"{_APT} {' '.join(software.packages)}"
+        before = f"env {' '.join(software.environment).format(machine=platform.machine)} "
+    # pip alone where not all that the tests install for uv has wheels.
+    last = "" if platform.system == "Linux" and not platform.musl else " --installer pip"
+    yield Job(name, machine.runner, f"{before}{command}{last}", None, needs, machine.container, prepare)
+    if platform.name == _FIRST and variant.backend:
+        for maker in variant.backend.gpus:
+            if maker in gpus:
+                yield Job(f"{name}-{maker}", ["self-hosted", "linux", "x64", maker], command, None, needs)
+
+
+def build_number(tag: str) -> int | None:
+    """The build number in a release's tag, ``v0.3.36-1``; None for the first one of a version, ``v0.3.36``.
+
+    Raises:
+        UsageError: it is no such tag, or of another version than the pinned one.
+    """
+    version = source.read_pin().version
+    found = re.fullmatch(r"v(.+?)(?:-(\d+))?", tag)
+    if not found or found[1] != version:
+        raise UsageError(
+            f'The tag "{tag}" is not of {version}, which {source.PIN.name} pins.',
+            f"Name it v{version}, or for a rebuild v{version}-1, v{version}-2 and so on.",
+        )
+    return int(found[2]) if found[2] else None
 
 
 def touched(variants: Sequence[Variant], reference: str) -> list[Variant]:

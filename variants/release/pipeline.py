@@ -395,9 +395,11 @@ def print_table(built: Sequence[Built]) -> None:
         console.print(styled(f"\n[bold]{row.variant}[/]"), table)
 
 
-def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = False, upstream: str | None = None) -> list[Path]:
+def wheels(
+    variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = False, upstream: str | None = None, as_built: bool = False
+) -> list[Path]:
     """The wheels in `dist` that these variants gave, of the release `upstream` (None: the pinned one), for this platform or for all
-    (`everywhere`).
+    (`everywhere`). `as_built`: another machine built them of the same commit, so it is not asked whether this checkout would.
 
     Raises:
         UsageError: a variant has none, or one that this checkout would no longer build.
@@ -414,7 +416,7 @@ def wheels(variants: Sequence[Variant], dist: Path = DIST, everywhere: bool = Fa
                 f"Build it: `nox -s build_variant -- {variant.name}{f' --upstream {upstream}' if upstream else ''}`.",
             )
         for wheel in rows:
-            if why := stale(wheel, source.release(upstream)):
+            if why := None if as_built else stale(wheel, source.release(upstream)):
                 raise UsageError(
                     f"{short(wheel)} is stale: {why}.",
                     f"Build it again (`nox -s build_variant -- {variant.name}`) or remove the file.",

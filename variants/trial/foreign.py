@@ -29,7 +29,6 @@ from . import smoke
 
 #: What the smoke inference needs. NumPy: the newest whose Windows build wine 8 can load.
 _TOOLS = ("gguf>=0.17", "pytest>=8", "numpy<2.2")
-_TESTS = ("test_inference.py", "test_mtmd.py")
 #: Processors that qemu emulates, and the CPU plugin that each must get. (An A64FX has SVE, and lacks the dot product that ggml's
 #: plugins for SVE want, too; `max` has SVE2 and SME.)
 ARM_CPUS = {"cortex-a53": "cpu-armv8.0_1", "cortex-a76": "cpu-armv8.2_2", "a64fx": "cpu-armv8.0_1", "max": "cpu-armv9.2_2"}
@@ -93,11 +92,11 @@ def test(wheel: Path, build_dir: Path) -> None:
         env = world.env(site, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
         tests = ROOT / "tests" / "inference"
         # Without --confcutdir pytest lists every folder above, where other programs' files come and go.
-        arguments: list[str | Path] = ["--confcutdir", world.path(tests), *(world.path(tests / name) for name in _TESTS)]
+        arguments: list[str | Path] = ["--confcutdir", world.path(tests), *(world.path(tests / name) for name in smoke.PORTABLE)]
         counts = smoke.pytest_in(command, arguments, log, "The wheel fails there.", env)
         facts = smoke.report(command, env) | {"system": world.words}
         facts |= {"processor": f"{words} ({expected})"} if expected else {}
-        records.add(wheel, what=", ".join(_TESTS), installer="pip", **facts, **counts)
+        records.add(wheel, what=", ".join(smoke.PORTABLE), installer="pip", **facts, **counts)
 
 
 def platform_of(wheel: Path) -> Platform | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -31,6 +32,8 @@ INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
 #: Another package with a ggml of its own, to share a process with (tests/inference/test_loader.py). One environment is enough.
 _NEIGHBOUR = "xllamacpp"
+#: Tests that ask nothing of Linux with glibc: they ran on other systems, too.
+PORTABLE = ("test_inference.py", "test_mtmd.py")
 _TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test are no use to the next
 _GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
 _APART = (_GPU_TESTS, _RPC_TESTS)
@@ -59,7 +62,7 @@ def install(
         raise UsageError(f"{wheel} is not there.", "Name a wheel file, or build one: `nox -s build_variant -- cpu`.")
     _require_here(wheel)
     disk.remove(environment)
-    python = environment / "bin" / "python"
+    python = python_of(environment)
     env = process.environment()
     if label := archive.split_label(wheel.name)[1]:  # a labelled file by its path: uv wants the feature, pip cannot read the name
         env["UV_PREVIEW_FEATURES"] = "wheel-variants"
@@ -82,6 +85,11 @@ def install(
         process.command([base, "-m", "venv", environment], log=log, remedy=f"Is {base} a Python with venv?")
         process.command([python, "-m", "pip", "install", what, *tools], log=log, env=process.environment(), remedy=remedy)
     return python
+
+
+def python_of(environment: Path) -> Path:
+    """The Python of an environment that `venv` or uv made."""
+    return environment / "Scripts" / "python.exe" if os.name == "nt" else environment / "bin" / "python"
 
 
 @contextlib.contextmanager
@@ -124,13 +132,17 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     remedy = "The wheel installs, but does not compute as it should."
     folder = ROOT / "tests" / "inference"
     apart = [word for name in _APART for word in ("--ignore", folder / name)]
+    here = platforms.here()
+    linux = here.system == "Linux" and not here.musl
+    asked: list[str | Path] = [folder, *apart] if linux else [folder / name for name in PORTABLE]
+    what = "tests/inference" if linux else ", ".join(PORTABLE)
     flash = _flash(wheel)
     with _installed(wheel, installer, environment, log, tools=tools, base=base) as python:
-        counts = pytest_in([python], [folder, *apart], log, remedy, flash)
-        if env := _expected(wheel, build_dir):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
+        counts = pytest_in([python], asked, log, remedy, flash)
+        if linux and (env := _expected(wheel, build_dir)):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
             for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env | flash).items():
                 counts[name] += count
-        records.add(wheel, what="tests/inference", installer=installer, **report([python], {}), **counts)
+        records.add(wheel, what=what, installer=installer, **report([python], {}), **counts)
 
 
 def _flash(wheel: Path) -> dict[str, str]:
@@ -246,7 +258,7 @@ def pytest_in(
     with tempfile.TemporaryDirectory() as folder:
         if vendor:
             (Path(folder) / "vendor").symlink_to(vendor)
-        settings = ["-c", "/dev/null", "--rootdir", folder, "-p", "no:cacheprovider", "-ra", *_TEMPORARY]
+        settings = ["-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider", "-ra", *_TEMPORARY]
         env = process.environment(**(environment or {}))
         process.command([*python, "-m", "pytest", *settings, *arguments], log=log, cwd=Path(folder), env=env, remedy=remedy)
     counts = {"passed": 0, "skipped": 0}

@@ -276,6 +276,23 @@ def _archive(pin: Pin, vendor_dir: Path, stand_in: bool = False) -> Path:
     return archive if archive.is_file() else _download(pin, vendor_dir, stand_in)
 
 
+def newest(name: str) -> str:
+    """The newest release that has an sdist on the user's index.
+
+    Raises:
+        SourceError: pip finds none.
+    """
+    arguments = [sys.executable, "-m", "pip", "index", "versions", name, "--no-binary", name]
+    said = process.output(arguments, env=_pip_environment())
+    found = re.search(r"(?m)^Available versions: ([^\s,]+)", said)
+    if not found:
+        raise SourceError(
+            f"pip finds no release of {name}. It said:\n{said[-500:]}",
+            "Check the network and pip's index settings (`pip config list`).",
+        )
+    return found[1]
+
+
 #: No file has it: pip fetches one, says what its hash is, and does nothing more with it.
 _NO_HASH = "0" * 64
 

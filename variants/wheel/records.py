@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -40,8 +41,7 @@ def add(wheel: Path, **facts: object) -> None:
     new = msgspec.convert({"date": today, "sha256": archive.sha256(wheel), **facts}, Record)
     same = ("sha256", "what", "processor", "system", "python", "installer", "devices")
     kept = [old for old in read(wheel) if any(getattr(old, name) != getattr(new, name) for name in same)]
-    with disk.replacing(_beside(wheel)) as part:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted([*kept, new])), indent=1) + b"\n")
+    _write(wheel, [*kept, new])
 
 
 def read(wheel: Path, sha256: str | None = None) -> list[Record]:
@@ -62,6 +62,25 @@ def runs(wheel: Path, sha256: str | None = None) -> list[Record]:
     return [row for row in read(wheel, sha256) if row.what != BUILT]
 
 
+def gather(folder: Path, dist: Path) -> list[str]:
+    """Add the records below `folder`, from other machines, to those of the wheels in `dist`; return the names of these wheels.
+
+    Raises:
+        WheelError: a file there is no record of ours, or of a wheel that `dist` does not have.
+    """
+    found = sorted(folder.rglob(f"*{SUFFIX}"))
+    for file in found:
+        wheel = dist / file.name.removesuffix(SUFFIX)
+        try:
+            if not wheel.is_file():
+                raise ValueError(f"{wheel} is not there")
+            rows = {*read(wheel), *load(file)}
+        except ValueError as error:
+            raise WheelError(f"{file} does not go with the wheels in {dist}: {error}.", "Both must come from one run.") from error
+        _write(wheel, rows)
+    return sorted({file.name.removesuffix(SUFFIX) for file in found})
+
+
 def load(file: Path) -> list[Record]:
     """The records in a file.
 
@@ -72,6 +91,11 @@ def load(file: Path) -> list[Record]:
         return budget.json(budget.read(file), list[Record])
     except (OSError, ValueError) as error:
         raise WheelError(f"{file} has no records of runs: {error}.", "Remove it; `test_variant` writes a new one.") from error
+
+
+def _write(wheel: Path, rows: Iterable[Record]) -> None:
+    with disk.replacing(_beside(wheel)) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(sorted(rows)), indent=1) + b"\n")
 
 
 def _beside(wheel: Path) -> Path:

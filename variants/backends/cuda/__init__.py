@@ -406,4 +406,5 @@ BACKEND = Backend(
     table=Cuda,
     upstream=("-DGGML_CUDA_NCCL=OFF",),
     stands_before_driver=True,
+    gpus=("nvidia",),
 )

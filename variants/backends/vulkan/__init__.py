@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...compilers import packages
 from ...terminal import process
-from ..backend import Backend
+from ..backend import Backend, Software
 from ..toolkit import INCLUDE, Piece, Request, Toolkit, defined, library, macro, stub
 from . import compiler, headers
 
@@ -163,4 +163,9 @@ def _kit(
     )
 
 
-BACKEND = Backend("vulkan", find, platforms=("linux_x86_64", "linux_aarch64"))
+#: Mesa's lavapipe. ggml takes a device on the CPU only by its number.
+_LAVAPIPE = Software(
+    ("libvulkan1", "mesa-vulkan-drivers"),
+    ("GGML_VK_VISIBLE_DEVICES=0", "VK_ICD_FILENAMES=/usr/share/vulkan/icd.d/lvp_icd.{machine}.json"),
+)
+BACKEND = Backend("vulkan", find, platforms=("linux_x86_64", "linux_aarch64"), gpus=("nvidia", "amd", "intel"), software=_LAVAPIPE)
