@@ -104,12 +104,12 @@ done
 """
 
 
-def system_or_none(platform: Platform) -> Toolchain | None:
-    """The system's compiler, where it has one that is new enough and compiles for `platform`."""
+def system_or_why(platform: Platform) -> Toolchain | str:
+    """The system's compiler, where it has one that is new enough and compiles for `platform`; else why not, in words."""
     try:
-        return _system(platform, _compiler_cache()) if platform == platforms.here() else None
-    except ToolchainError:
-        return None
+        return _system(platform, _compiler_cache()) if platform == platforms.here() else f"none for {platform.name}"
+    except ToolchainError as error:
+        return error.what
 
 
 def _compiler_cache() -> Path | None:
@@ -232,7 +232,7 @@ def _compiler(variable: str, names: tuple[str, ...]) -> str:
             return found
     looked = f"{variable}={os.environ[variable]}" if named else ", ".join(names)
     raise ToolchainError(
-        f"No C++ compiler for --toolchain system: looked for {looked} on PATH.",
+        f"No C++ compiler: looked for {looked} on PATH.",
         "Install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`), name it in CC and CXX,\n"
         "or leave out --toolchain: zig needs nothing on the machine.",
     )

@@ -5,6 +5,7 @@ Linux: auditwheel. macOS: delocate. Windows: delvewheel.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -83,7 +84,10 @@ def _auditwheel(job: Job) -> Path:
         repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
                         "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
                         remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
-    except CommandError:
+    except CommandError as error:
+        if wanted := too_new(archive.contents(raw), asked):
+            rows = "".join(f"\n  {row}" for row in wanted)
+            raise WheelError(f"{job.raw.name} is not for {asked}:{rows}", _OLDER) from error
         if job.promised or not _too_new(raw) or binary.wanting(archive.contents(raw), job.foreign):
             raise
         console.print("      this system is newer than every manylinux tag that auditwheel knows: for systems as new as this one")
@@ -91,12 +95,33 @@ def _auditwheel(job: Job) -> Path:
     if job.promised and not asked:
         found = sorted(tag.platform for tag in archive.parse_name(repaired)[3])
         if job.promised not in found and _newer(found[-1], job.promised):
+            rows = "".join(f"\n  {row}" for row in too_new(archive.contents(raw), job.promised))
             raise WheelError(
-                f"{job.raw.name} was compiled for {job.promised}, but auditwheel finds {', '.join(found)}.",
+                f"{job.raw.name} was compiled for {job.promised}, but auditwheel finds {', '.join(found)}.{rows}",
                 f"See which symbols: `python -m auditwheel show {job.raw}`.",
             )
         repaired = repaired.rename(repaired.with_name(f"{repaired.stem.rpartition('-')[0]}-{job.promised}.whl"))
     return repaired
+
+
+_OLDER = (
+    "Compile and link it for that glibc, as zig does. What gcc's static C++ library takes of a newer one belongs into\n"
+    "llama_cpp/boundary/glibc.c. Or let the variant promise a newer one: `glibc` in its file."
+)
+
+
+def too_new(files: Mapping[str, bytes], tag: str) -> list[str]:
+    """Which libraries among a wheel's `files` want a newer glibc than its platform `tag` promises, and for which functions."""
+    glibc = platforms.libc(tag) if tag.startswith("manylinux_") else None
+    rows = []
+    for name, content in files.items() if glibc else ():
+        wanted: dict[str, list[str]] = {}
+        if glibc and binary.is_library(content):
+            with contextlib.suppress(ValueError):  # a damaged one has a finding of its own
+                wanted = binary.newer(content, glibc)
+        for version, functions in wanted.items():
+            rows.append(f"{name} wants {', '.join(functions[:8])}{', …' if functions[8:] else ''} of {version}")
+    return rows
 
 
 def _too_new(raw: Path) -> bool:

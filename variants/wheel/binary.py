@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import io
+import re
 import struct
 import tempfile
 from collections.abc import Collection, Mapping
@@ -14,6 +15,8 @@ import pefile
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
+from elftools.elf.sections import SymbolTableSection
 from macholib.mach_o import (
     CPU_TYPE_NAMES,
     LC_BUILD_VERSION,
@@ -125,6 +128,35 @@ def _read_elf(content: bytes) -> Library:
         executable_stack=not stack or bool(stack[0] & 1),  # no such segment: the kernel makes the stack executable
         stripped=elf.get_section_by_name(".symtab") is None,
     )
+
+
+def newer(content: bytes, glibc: tuple[int, int]) -> dict[str, list[str]]:
+    """Versions of glibc beyond `glibc` that an ELF library wants, with the functions of each: ``{"GLIBC_2.34": ["dlopen"]}``.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return _newer(ELFFile(io.BytesIO(content)), glibc)
+    except _UNREADABLE as error:
+        raise ValueError(str(error) or "not readable as a library") from error
+
+
+def _newer(elf: ELFFile, glibc: tuple[int, int]) -> dict[str, list[str]]:
+    needs, versions, symbols = (elf.get_section_by_name(name) for name in (".gnu.version_r", ".gnu.version", ".dynsym"))
+    found: dict[str, list[str]] = {}
+    by_index: dict[object, str] = {}
+    for _, parts in needs.iter_versions() if isinstance(needs, GNUVerNeedSection) else ():
+        for part in parts:
+            number = re.fullmatch(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?", str(part.name))
+            if number and (int(number[1]), int(number[2])) > glibc:
+                by_index[part.entry.vna_other] = str(part.name)
+                found.setdefault(str(part.name), [])
+    if isinstance(versions, GNUVerSymSection) and isinstance(symbols, SymbolTableSection):
+        for symbol, version in zip(symbols.iter_symbols(), versions.iter_symbols(), strict=False):
+            if name := by_index.get(version.entry.ndx):
+                found[name].append(str(symbol.name))
+    return found
 
 
 def _read_pe(content: bytes) -> Library:

@@ -341,7 +341,7 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
     nvcc = home / "bin" / "nvcc"
     known = set(re.findall(r"compute_(\d+)", process.output([nvcc, "--list-gpu-arch"])))
     host, limit = _host(request, home)
-    seen = f"{request.system.name}, too new for this nvcc" if request.system else "nothing"
+    seen = f"{request.system.name}, too new for this nvcc" if request.system else request.no_system
     link = linked(request, "CUDA")
     pieces = (
         Piece("nvcc", table.nvcc, found),
@@ -358,11 +358,12 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         )
     if not request.system:
         remedies.append(
-            "Install a compiler for nvcc (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++ libstdc++-static`)."
+            "Install a compiler for nvcc (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++ libstdc++-static`);\n"
+            "CC and CXX name another one than that on PATH."
         )
     elif not host:
         remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
-    if any(piece.found is None for piece in link.pieces):
+    if request.system and any(piece.found is None for piece in link.pieces):
         remedies.append("Install gcc's static C++ library (Fedora, RHEL: `dnf install libstdc++-static`; Debian's g++ has it).")
     if absent := [piece.what for piece in pieces[-2:] if piece.found is None]:
         names = "`libcublas-dev` and `cuda-driver-dev` of its version"
