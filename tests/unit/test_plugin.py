@@ -271,6 +271,8 @@ def test_where_a_toolkit_comes_from(
     assert "to be assembled once" in str(cuda.find(_request("cuda13", system, tmp_path)).pieces[0].found)
     _toolkit(tmp_path / "usr" / "local" / "cuda-12.8", "12.8.93", ALL)
     assert cuda.find(_request("cuda12", system, tmp_path)).facts["compiler"] == "nvcc 12.8.93"
+    (tmp_path / "usr" / "local" / "cuda-12.8" / "include" / "cublas_v2.h").unlink()
+    assert "of zig" in str(cuda.find(_request("cuda12", system, tmp_path)).pieces[0].found)
     assert "of zig" in str(cuda.find(_request("cuda12", system, tmp_path, "index")).pieces[0].found)
 
 

@@ -98,7 +98,8 @@ class Cuda(Lists, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def find(request: Request) -> Toolkit:
-    """The toolkit that the user named; else the assembled one where the index has nvcc, else one of this machine, else clang.
+    """The toolkit that the user named; else the one made of packages, where the index has nvcc; else a whole one of this machine;
+    else clang.
 
     Raises:
         ToolchainError: the index has nothing for this variant, and the user wants it from there.
@@ -116,7 +117,7 @@ def find(request: Request) -> Toolkit:
     if request.source == "index" or (request.source is None and whole):
         return _nvcc_from_index(request, table, assembled) if whole else _clang_from_index(request, table, assembled)
     found = _from_machine(request, table)
-    if request.source is None and found.pieces[0].found is None:
+    if request.source is None and found.missing:
         return _clang_from_index(request, table, assembled)
     return found
 
