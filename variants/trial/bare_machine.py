@@ -22,10 +22,11 @@ from ..upstream.source import ROOT
 from . import foreign
 
 _SUITE, _SYSTEM = "bookworm", "Debian 12"
-#: Python with venv and pip, and what Debian has on every system; of that, a shell and its programs.
+#: Python with venv and pip, and what Debian has on every system; of that, a shell and its programs, and the C++ library that apt
+#: itself needs. The index's CMake needs it too, as a manylinux wheel may.
 _PACKAGES = (
     "python3", "python3-venv", "python3-pip-whl", "python3-setuptools-whl", "ca-certificates",
-    "base-files", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "sed", "tar", "gzip",
+    "base-files", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "libstdc++6", "sed", "tar", "gzip",
 )  # fmt: skip
 #: What must not be there, below /bin, /usr/bin and /usr/local/bin, or as a folder.
 _NEVER = (
