@@ -254,6 +254,13 @@ def old_systems(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def bare_machine(session: nox.Session) -> None:
+    """Build variants on a Debian 12 with Python and nothing else, as root; `-- vulkan cuda12 [--arch 90] [--ccache FOLDER]`."""
+    install(session)
+    session.run("python", "-m", "variants", "bare-machine", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def bench(session: nox.Session) -> None:
     """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
     ours(session, "tests/bench")

@@ -183,9 +183,10 @@ def request(
     log: Path = Path("toolkit.log"),
 ) -> Request:
     """What is asked of the finder of the variant's backend; :class:`.Request` says what each is."""
-    system = toolchain if toolchain.kind == "system" else toolchains.system_or_none(toolchain.platform)
+    system = toolchain if toolchain.kind == "system" else toolchains.system_or_why(toolchain.platform)
+    found, why = (None, system) if isinstance(system, str) else (system, "nothing")
     glibc = variant.table.glibc or "2.17"
-    return Request(variant.name, variant.lists, toolchain, system, tree, toolchain.platform.name, glibc, source, fetch, log)
+    return Request(variant.name, variant.lists, toolchain, found, tree, toolchain.platform.name, glibc, source, fetch, log, why)
 
 
 def narrowed(variant: Variant, architectures: Sequence[str]) -> Variant:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.failures.test_failures import default_interrupt
-from variants import errors, platforms
+from tests.installers import tools
+from variants import errors, matrix, platforms
+from variants.backends import toolkit
 from variants.backends.vulkan import compiler, headers
 from variants.compilers import packages, toolchain
 from variants.terminal import disk
@@ -80,6 +86,129 @@ def test_another_file_than_the_pinned_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert "HASHES" in caught.value.what.upper()
     assert "--toolkit" in caught.value.remedy
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+
+
+class Index:
+    """A package index on loopback with two packages. While `broken`, a request for the file or the page of the second one ends in
+    the middle, or at once."""
+
+    def __init__(self, folder: Path, broken: str) -> None:
+        self.files = [tools.wheel(folder, "1.0", "any", name=name, text="x" * 100_000) for name in ("first", "second")]
+        self.broken = broken
+        index = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.strip("/").split("/")[-1]
+                file = next(path for path in index.files if name in (path.name, path.name.split("-")[0]))
+                page = f"<!DOCTYPE html><a href='/{file.name}'>{file.name}</a>".encode()
+                content = file.read_bytes() if name == file.name else page
+                second = file == index.files[1]
+                if second and index.broken == "page":
+                    return  # no answer
+                self.send_response(200)
+                self.send_header("Content-Type", "application/octet-stream" if content is not page else "text/html")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                cut = second and index.broken == "file" and content is not page
+                self.wfile.write(content[: len(content) // 2] if cut else content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}/simple/"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("broken", ["file", "page"])
+def test_network_gone_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """One package is there, the next one breaks off: pip's error on one screen, nothing half-made; the same call goes on."""
+    index = Index(tmp_path, broken)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"INDEX_URL": index.address, "RETRIES": "0", "CONFIG_FILE": os.devnull, "NO_CACHE_DIR": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv("LLAMA_CPP_VARIANTS_CACHE", str(tmp_path / "cache"))
+    pins = tmp_path / "both.txt"
+    hashes = {path.name.split("-")[0]: hashlib.sha256(path.read_bytes()).hexdigest() for path in index.files}
+    pins.write_text("".join(f"{name}==1.0 --hash=sha256:{digest}\n" for name, digest in hashes.items()))
+    wanted = packages.read(pins, 1)
+
+    def finish(site: Path, prefix: Path, folder: Path) -> None:
+        (folder / "made").write_text(" ".join(sorted(path.name for path in site.glob("*.dist-info"))))
+
+    with pytest.raises(errors.CommandError) as caught:
+        packages.install(wanted, finish, tmp_path / "log.txt")
+    screen = f"{caught.value.what}\n{caught.value.remedy}"
+    assert "second" in screen
+    assert "Nothing unfinished was kept" in screen
+    assert len(screen.splitlines()) <= 35
+    assert "Traceback" not in screen
+    assert not wanted.there
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+    index.broken = ""
+    packages.install(wanted, finish, tmp_path / "log.txt")
+    assert (wanted.folder / "made").read_text() == "first-1.0.dist-info second-1.0.dist-info"
+    assert sorted(path.name for path in wanted.folder.iterdir()) == ["made"]
+    index.close()
+
+
+# -- CUDA 13: nvcc, and the compiler of this machine ------------------------------------------------------------------------------
+
+
+def cuda13(compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> toolkit.Toolkit:
+    """What is found with `compiler` in CC and CXX and the nvcc of the index, which is fetched into the user's cache."""
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("CXX", str(compiler))
+    zig = toolchain.find("zig", tmp_path / "zig", platforms.here())
+    variant = matrix.narrowed(matrix.load()["cuda13"], ["90"])
+    assert variant.backend is not None
+    return variant.backend.find(matrix.request(variant, zig, tmp_path, "index", True, tmp_path / "log.txt"))
+
+
+def test_gcc_without_its_static_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Fedora and RHEL, where it is a package of its own. A real gcc, in a folder that has everything else."""
+    gcc = shutil.which("g++")
+    if not gcc:
+        pytest.skip("there is no g++")
+    assert not cuda13(Path(gcc), tmp_path, monkeypatch).missing
+    own = Path(subprocess.run([gcc, "-print-libgcc-file-name"], capture_output=True, text=True, check=True).stdout.strip()).parent
+    copy = tmp_path / "gcc" / own.parent.name / own.name
+    shutil.copytree(own, copy, copy_function=os.symlink)
+    (copy / "libstdc++.a").unlink()
+    without = tmp_path / "g++"
+    without.write_text(f'#!/bin/sh\nGCC_EXEC_PREFIX={tmp_path}/gcc/ exec {gcc} "$@"\n')
+    without.chmod(0o755)
+    kit = cuda13(without, tmp_path, monkeypatch)
+    assert [piece.what for piece in kit.missing] == ["static C++ library"]
+    with pytest.raises(
+        errors.ToolchainError, match=r"static C\+\+ library: wanted libstdc\+\+.a of gcc [\d.]+, found nothing"
+    ) as caught:
+        toolkit.require(kit)
+    assert "dnf install libstdc++-static" in caught.value.remedy
+    assert "apt-get install g++" not in caught.value.remedy
+
+
+def test_a_compiler_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CC and CXX name /bin/true: said so, by name, where gcc is wanted; nothing is said where it is not."""
+    true = shutil.which("true")
+    assert true
+    kit = cuda13(Path(true), tmp_path, monkeypatch)
+    with pytest.raises(errors.ToolchainError) as caught:
+        toolkit.require(kit)
+    assert f"host compiler: wanted gcc or clang, found {true} does not say its version" in caught.value.what
+    assert "CC and CXX" in caught.value.remedy
+    with pytest.raises(errors.ToolchainError, match=f"{true} does not say its version"):
+        toolchain.find("system", tmp_path, platforms.here())
+    variant = matrix.load()["cuda12"]
+    zig = toolchain.find("zig", tmp_path / "zig", platforms.here())
+    assert variant.backend is not None
+    assert not variant.backend.find(matrix.request(variant, zig, tmp_path, "index")).missing
 
 
 # -- glslc, compiled of a source package ----------------------------------------------------------------------------------------

@@ -165,6 +165,39 @@ def test_system_newer_than_auditwheel(tmp_path: Path, link: Link) -> None:
         mend(wanting)
 
 
+def test_glibc_newer_than_promised(tmp_path: Path) -> None:
+    """`repair` names the library, the functions and their version, and leaves nothing; so does `verify` where a name lies."""
+    platform = platforms.PLATFORMS["linux_x86_64"]
+    calls = "int pthread_create(void *, void *, void *, void *);\nint two(void *x) { return pthread_create(x, 0, x, 0); }\n"
+    (tmp_path / "two.c").write_text(calls)
+    compiling = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-target",
+        "x86_64-linux-gnu.2.34",
+        "-shared",
+        "-s",
+        "two.c",
+        "-o",
+        "libtwo.so",
+    ]
+    subprocess.run(compiling, cwd=tmp_path, check=True)
+    wheel = raw(tmp_path, platform, [tmp_path / "libtwo.so"])
+    row = "llama_cpp/lib/libtwo.so wants pthread_create of GLIBC_2.34"
+    with pytest.raises(WheelError, match="is not for manylinux_2_17_x86_64") as caught:
+        mend(wheel)
+    assert row in caught.value.what
+    assert "glibc.c" in caught.value.remedy
+    assert list(tmp_path.glob("repaired/*")) == []
+    files = archive.contents(wheel)
+    files[f"{INFO}/WHEEL"] = files[f"{INFO}/WHEEL"].replace(b"linux_x86_64", b"manylinux_2_17_x86_64")
+    lying = tmp_path / wheel.name.replace("linux_", "manylinux_2_17_")
+    archive.write(lying, files, 1_700_000_000)
+    assert any(row in finding.fact for finding in verify.tag(verify.read(lying)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nowhere(tmp_path: Path, link: Link, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A library that is nowhere: an error that names it. On macOS also where it could be grafted, but Apple's tools are missing."""

@@ -47,6 +47,15 @@ def test_platforms() -> None:
         assert set(backend.platforms) <= {name for variant in users for name in variant.table.platforms}, backend.name
 
 
+def test_one_zig() -> None:
+    """The zig whose clang compiles a plugin has the C++ library of the zig that links it."""
+    files = [*(ROOT / "variants" / "backends").glob("*/*.txt"), ROOT / "variants" / "pins" / "compilers.txt"]
+    found = {file.name: re.findall(r"(?m)^ziglang==(\S+)", file.read_text(encoding="utf-8")) for file in files}
+    pinned = {name: versions for name, versions in found.items() if versions}
+    assert set(pinned) >= {"cuda12.txt", "compilers.txt"}
+    assert len({version for versions in pinned.values() for version in versions}) == 1, pinned
+
+
 def test_what_is_compiled_is_fingerprinted() -> None:
     """The folders of llama_cpp/ that CMakeLists.txt compiles are those that name the core and stay out of the wheel."""
     assert set(re.findall(r'"\$\{root\}/llama_cpp/(\w+)"', RULES)) == set(source.COMPILED)

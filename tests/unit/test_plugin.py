@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ziglang
 
 from tests.installers.tools import wheel
 from tests.unit.conftest import Cli
@@ -271,7 +272,28 @@ def test_where_a_toolkit_comes_from(
     assert "to be assembled once" in str(cuda.find(_request("cuda13", system, tmp_path)).pieces[0].found)
     _toolkit(tmp_path / "usr" / "local" / "cuda-12.8", "12.8.93", ALL)
     assert cuda.find(_request("cuda12", system, tmp_path)).facts["compiler"] == "nvcc 12.8.93"
+    (tmp_path / "usr" / "local" / "cuda-12.8" / "include" / "cublas_v2.h").unlink()
+    assert "of zig" in str(cuda.find(_request("cuda12", system, tmp_path)).pieces[0].found)
     assert "of zig" in str(cuda.find(_request("cuda12", system, tmp_path, "index")).pieces[0].found)
+
+
+def test_zigs_own_headers_for_clang(tmp_path: Path) -> None:
+    """Those that zig compiles C++ with for that glibc, in its order; a zig that does not say is no such compiler."""
+    host = toolchain.for_glibc(toolchain.find("zig", tmp_path, platforms.here()), "2.28")
+    assert host.platform.zig.endswith("-linux-gnu.2.28")
+    assert not any("CMAKE_SYSTEM_NAME" in word for word in host.cmake), "it is not for another machine"
+    assert "-linux-gnu.2.28" in Path(host.cxx).read_text(encoding="utf-8")
+    zig = Path(ziglang.__file__).parent / "zig"
+    flags = cuda._headers(zig, host)
+    folders = [word for word in flags if word.startswith("/")]
+    assert [folder.removeprefix(f"{zig.parent}/lib/") for folder in folders[:2]] == ["libcxx/include", "libcxxabi/include"]
+    assert any(Path(folder, "gnu", "stubs.h").is_file() for folder in folders[2:])
+    assert all(flags[flags.index(folder) - 1] == "-idirafter" for folder in folders[2:])
+    assert {"-D__GLIBC_MINOR__=28", "-D_LIBCPP_ABI_NAMESPACE=__1"} < set(flags)
+    (tmp_path / "zig").write_text("#!/bin/sh\necho hello\n")
+    (tmp_path / "zig").chmod(0o755)
+    with pytest.raises(errors.ToolchainError, match="does not say which headers it compiles C\\+\\+ with: hello"):
+        cuda._headers(tmp_path / "zig", host)
 
 
 def test_architectures_of_one_gpu(cli: Cli, tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def find(request: Request) -> Toolkit:
         tuple(found_pieces),
         "Install ROCm (AMD's packages rocm-hip-sdk; a distribution's, as Debian's hipcc, libhipblas-dev and librocblas-dev;\n"
         "or run this in AMD's container rocm/dev, `complete` in its tag),\n"
-        "and name it in ROCM_PATH or with --toolkit FOLDER where it is not in AMD's own place.",
+        "and name it in ROCM_PATH or with --toolkit FOLDER where it is not in AMD's own place. Its clang takes gcc's C++ library\n"
+        "(Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++ libstdc++-static`).",
         (
             f"-DCMAKE_HIP_COMPILER={pieces['HIP compiler']}",
             f"-DCMAKE_PREFIX_PATH={home}",

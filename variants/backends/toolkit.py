@@ -19,9 +19,9 @@ from ..terminal.console import console, styled
 
 class Request(msgspec.Struct, frozen=True):
     """What is asked of a finder: the `variant` by name, the backend's own `table` of it (:class:`.Lists`), the `toolchain` of the
-    core, the `system`'s own (None: there is none), upstream's unpacked `tree` (for its feature tests), the `platform` it is for,
-    the newest `glibc` that the wheel may want, the `source` that the user named (``index``, ``machine``, a folder; None: the
-    variant's own order), whether what is missing may be fetched, and the log for that."""
+    core, the `system`'s own (None: there is none, and `no_system` says why), upstream's unpacked `tree` (for its feature tests),
+    the `platform` it is for, the newest `glibc` that the wheel may want, the `source` that the user named (``index``, ``machine``,
+    a folder; None: the variant's own order), whether what is missing may be fetched, and the log for that."""
 
     variant: str
     table: object
@@ -33,6 +33,7 @@ class Request(msgspec.Struct, frozen=True):
     source: str | None = None
     fetch: bool = False
     log: Path = Path("toolkit.log")
+    no_system: str = "nothing"
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -91,8 +92,10 @@ def linked(request: Request, language: str) -> Linked:
     system's own, its compiler does.
     """
     by_language = f"-DLLAMA_CPP_PLUGIN_LANGUAGE={language}"
-    if request.toolchain.kind == "system" or request.system is None:
+    if request.toolchain.kind == "system":
         return Linked((), (by_language,))
+    if request.system is None:
+        return Linked((Piece("static C++ library", "libstdc++.a of gcc", None, request.no_system),), (by_language,))
     said = process.output([request.system.cxx, "-print-file-name=libstdc++.a"]).strip()
     library = said if Path(said).is_absolute() and Path(said).is_file() else None
     piece = Piece("static C++ library", f"libstdc++.a of {request.system.name}", library)

@@ -10,7 +10,7 @@ from .. import platforms
 from ..errors import UsageError
 from ..release import pipeline, runs
 from ..terminal.console import console
-from ..trial import bench, foreign, installed, old_systems, smoke
+from ..trial import bare_machine, bench, foreign, installed, old_systems, smoke
 from ..wheel import archive
 from . import group
 from .group import Steps
@@ -48,6 +48,11 @@ def _configure_tests(steps: Steps) -> None:
     text = "Run the wheels of this platform on Debian 11, with its own Python and C library, unpacked from Debian's archive."
     parser = steps.add("old-systems", text, _old_systems)
     parser.add_argument("--wheel", type=Path, action="append", help="this file (again for each), instead of what dist/ has")
+    text = "Build variants in a Debian 12 with Python alone, unpacked from Debian's archive (needs root)."
+    parser = steps.add("bare-machine", text, _bare_machine)
+    parser.add_argument("names", nargs="+", metavar="VARIANT", help="variants that take nothing of the system")
+    parser.add_argument("--arch", action="append", default=[], metavar="ARCH", help="as in `build`, for variants with such a list")
+    parser.add_argument("--ccache", type=Path, metavar="FOLDER", help="compile with the ccache in this folder")
     group.add_wheel(steps.add("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).", _old_cpus))
 
 
@@ -117,6 +122,11 @@ def _old_systems(options: argparse.Namespace) -> None:
         raise UsageError("There is no wheel of this platform in dist/.", "Build one: `nox -s build_variant -- cpu`.")
     for wheel in found:
         old_systems.test(wheel, pipeline.BUILD)
+
+
+def _bare_machine(options: argparse.Namespace) -> None:
+    for wheel in bare_machine.build(group.chosen(options.names), options.arch, pipeline.BUILD, options.ccache):
+        console.print(f"{wheel}", markup=False)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -67,6 +67,17 @@ def find(kind: str, build_dir: Path, platform: Platform, write: bool = True) -> 
     return _system(platform, launcher)
 
 
+def for_glibc(toolchain: Toolchain, glibc: str, write: bool = True) -> Toolchain:
+    """The same zig for a newer glibc (``2.28``) than that of its platform: it compiles and links a whole plugin.
+
+    `toolchain`: zig's for a Linux with glibc.
+    """
+    target = re.sub(r"\.\d+\.\d+$", f".{glibc}", toolchain.platform.zig)
+    platform = msgspec.structs.replace(toolchain.platform, zig=target)
+    found = find("zig", Path(toolchain.cxx).parent.parent, platform, write)
+    return msgspec.structs.replace(found, environment=toolchain.environment | found.environment)  # the cache counts for both
+
+
 def linker(toolchain: Toolchain, glibc: str, write: bool = True) -> Path:
     """A C compiler of zig's for a newer glibc (``2.28``), that links what gcc has compiled: without gcc's own libraries, which
     CMake adds for its languages. One C++ runtime is enough, and the caller names it.
@@ -93,12 +104,12 @@ done
 """
 
 
-def system_or_none(platform: Platform) -> Toolchain | None:
-    """The system's compiler, where it has one that is new enough and compiles for `platform`."""
+def system_or_why(platform: Platform) -> Toolchain | str:
+    """The system's compiler, where it has one that is new enough and compiles for `platform`; else why not, in words."""
     try:
-        return _system(platform, _compiler_cache()) if platform == platforms.here() else None
-    except ToolchainError:
-        return None
+        return _system(platform, _compiler_cache()) if platform == platforms.here() else f"none for {platform.name}"
+    except ToolchainError as error:
+        return error.what
 
 
 def _compiler_cache() -> Path | None:
@@ -154,7 +165,7 @@ def _zig(build_dir: Path, platform: Platform, cache: Path | None, write: bool) -
     linked = {"zig": home / "LICENSE"}
     linked |= {f"LLVM {part}": home / "lib" / part / "LICENSE.TXT" for part in ("libcxx", "libcxxabi", "libunwind")}
     linked |= {"mingw-w64": home / "lib" / "libc" / "mingw" / "COPYING"} if platform.system == "Windows" else {}
-    across = platform != platforms.here()
+    across = platform.name != platforms.here().name
     target = (f"-DCMAKE_SYSTEM_NAME={platform.system}", f"-DCMAKE_SYSTEM_PROCESSOR={platform.processor}") if across else ()
     variables = {"C_COMPILER": "cc", "CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}
     variables |= {"RC_COMPILER": "rc"} if "rc" in tools else {}
@@ -221,7 +232,7 @@ def _compiler(variable: str, names: tuple[str, ...]) -> str:
             return found
     looked = f"{variable}={os.environ[variable]}" if named else ", ".join(names)
     raise ToolchainError(
-        f"No C++ compiler for --toolchain system: looked for {looked} on PATH.",
+        f"No C++ compiler: looked for {looked} on PATH.",
         "Install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`), name it in CC and CXX,\n"
         "or leave out --toolchain: zig needs nothing on the machine.",
     )

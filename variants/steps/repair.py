@@ -5,6 +5,7 @@ Linux: auditwheel. macOS: delocate. Windows: delvewheel.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -83,7 +84,10 @@ def _auditwheel(job: Job) -> Path:
         repaired = _run(job, "auditwheel", "repair", "--plat", asked or "auto", "--only-plat", "-z", "1",
                         "--wheel-dir", job.target_dir, *(word for name in job.foreign for word in ("--exclude", name)), raw,
                         remedy=f"See what the libraries need: `python -m auditwheel show {job.raw}`.")  # fmt: skip
-    except CommandError:
+    except CommandError as error:
+        if wanted := too_new(raw, asked):
+            rows = "".join(f"\n  {row}" for row in wanted)
+            raise WheelError(f"{job.raw.name} is not for {asked}:{rows}", _OLDER) from error
         if job.promised or not _too_new(raw) or _wanting(raw, job.foreign):
             raise
         console.print("      this system is newer than every manylinux tag that auditwheel knows: for systems as new as this one")
@@ -91,8 +95,9 @@ def _auditwheel(job: Job) -> Path:
     if job.promised and not asked:
         found = sorted(tag.platform for tag in archive.parse_name(repaired)[3])
         if job.promised not in found and _newer(found[-1], job.promised):
+            rows = "".join(f"\n  {row}" for row in too_new(raw, job.promised))
             raise WheelError(
-                f"{job.raw.name} was compiled for {job.promised}, but auditwheel finds {', '.join(found)}.",
+                f"{job.raw.name} was compiled for {job.promised}, but auditwheel finds {', '.join(found)}.{rows}",
                 f"See which symbols: `python -m auditwheel show {job.raw}`.",
             )
         repaired = repaired.rename(repaired.with_name(f"{repaired.stem.rpartition('-')[0]}-{job.promised}.whl"))
@@ -110,6 +115,29 @@ def _wanting(raw: Path, foreign: Sequence[str]) -> dict[str, list[str]]:
             return binary.wanting(opened.files(), foreign)
     except ValueError as error:
         raise archive.damaged(raw, error) from error
+
+
+_OLDER = (
+    "Compile and link it for that glibc, as zig does. What gcc's static C++ library takes of a newer one belongs into\n"
+    "llama_cpp/boundary/glibc.c. Or let the variant promise a newer one: `glibc` in its file."
+)
+
+
+def too_new(wheel: Path, tag: str) -> list[str]:
+    """Which libraries of a wheel want a newer glibc than the platform `tag` promises, and for which functions."""
+    glibc = platforms.libc(tag) if tag.startswith("manylinux_") else None
+    rows: list[str] = []
+    if glibc is None:
+        return rows
+    with archive.open_wheel(wheel) as opened:
+        for name, source in opened.files().items():
+            wanted: dict[str, list[str]] = {}
+            if binary.is_library(archive.head(source)):
+                with archive.on_disk(source) as path, contextlib.suppress(ValueError):  # a damaged one has a finding of its own
+                    wanted = binary.newer(path, glibc)
+            for version, functions in wanted.items():
+                rows.append(f"{name} wants {', '.join(functions[:8])}{', …' if functions[8:] else ''} of {version}")
+    return rows
 
 
 def _too_new(raw: Path) -> bool:

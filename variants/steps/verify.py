@@ -164,9 +164,10 @@ def _linux_tag(wheel: Wheel, names: list[str]) -> Iterator[Finding]:
                     wheel.path.name, f"platform is {platform}, which no index takes; {found} is true", "Repair it: build it again."
                 )
         elif platforms.libc(found) is None or (platforms.libc(platform) or (0, 0)) < (platforms.libc(found) or (0, 0)):
+            wanted = "".join(f"; {row}" for row in repair.too_new(wheel.path, platform))
             yield Finding(
                 wheel.path.name,
-                f"claims {platform}, but auditwheel finds {found}",
+                f"claims {platform}, but auditwheel finds {found}{wanted}",
                 f"See which symbols: `python -m auditwheel show {wheel.path}`.",
             )
 

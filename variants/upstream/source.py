@@ -401,7 +401,9 @@ def _download_failure(pin: Pin, folder: Path, log: str) -> SourceError:
     if versions and versions[1] != "none":
         newest = ", ".join(versions[1].split(", ")[-5:])
         return SourceError(f"Your package index has no sdist of {pin.name} {pin.version}.", f"Newest there: {newest}.")
-    last = "\n".join(f"    {line}" for line in log.splitlines() if line.startswith("ERROR") or "Connection" in line)[-1500:]
+    lines = log.splitlines()
+    said = [line for line in lines if re.search(r"^(ERROR|error)|Error: |error while loading|Connection", line)] or lines[-10:]
+    last = "\n".join(f"    {line}" for line in said)[-1500:]
     by_hand = "" if pin.sha256 == _NO_HASH else f", or put the file\ninto {folder} by hand (sha256 {pin.sha256})"
     return SourceError(
         f"{pin.archive} could not be fetched. pip said:\n{last}",

@@ -7,6 +7,7 @@ import fnmatch
 import hashlib
 import io
 import itertools
+import re
 import struct
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +19,7 @@ import pefile
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 from macholib.mach_o import (
     CPU_TYPE_NAMES,
@@ -180,6 +182,36 @@ def _read_elf(stream: budget.Metered) -> Library:
         stripped=elf.get_section_by_name(".symtab") is None,
         plugin=_has(elf.get_section_by_name(".dynsym")),
     )
+
+
+def newer(source: bytes | Path, glibc: tuple[int, int]) -> dict[str, list[str]]:
+    """Versions of glibc beyond `glibc` that an ELF library wants, with the functions of each: ``{"GLIBC_2.34": ["dlopen"]}``.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+            return _newer(ELFFile(budget.Metered(stream)), glibc)
+    except _UNREADABLE as error:
+        raise ValueError(str(error) or "not readable as a library") from error
+
+
+def _newer(elf: ELFFile, glibc: tuple[int, int]) -> dict[str, list[str]]:
+    needs, versions, symbols = (elf.get_section_by_name(name) for name in (".gnu.version_r", ".gnu.version", ".dynsym"))
+    found: dict[str, list[str]] = {}
+    by_index: dict[object, str] = {}
+    for _, parts in needs.iter_versions() if isinstance(needs, GNUVerNeedSection) else ():
+        for part in parts:
+            number = re.fullmatch(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?", str(part.name))
+            if number and (int(number[1]), int(number[2])) > glibc:
+                by_index[part.entry.vna_other] = str(part.name)
+                found.setdefault(str(part.name), [])
+    if isinstance(versions, GNUVerSymSection) and isinstance(symbols, SymbolTableSection):
+        for symbol, version in zip(symbols.iter_symbols(), versions.iter_symbols(), strict=False):
+            if name := by_index.get(version.entry.ndx):
+                found[name].append(str(symbol.name))
+    return found
 
 
 def _has(table: object) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
+import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
@@ -17,6 +20,8 @@ from packaging.version import Version
 
 from ...choice.machine import Machine
 from ...compilers import packages
+from ...compilers import toolchain as toolchains
+from ...compilers.toolchain import Toolchain
 from ...errors import ToolchainError
 from ...terminal import process
 from ...terminal.console import console
@@ -93,7 +98,8 @@ class Cuda(Lists, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def find(request: Request) -> Toolkit:
-    """The toolkit that the user named; else the assembled one where the index has nvcc, else one of this machine, else clang.
+    """The toolkit that the user named; else the one made of packages, where the index has nvcc; else a whole one of this machine;
+    else clang.
 
     Raises:
         ToolchainError: the index has nothing for this variant, and the user wants it from there.
@@ -111,7 +117,7 @@ def find(request: Request) -> Toolkit:
     if request.source == "index" or (request.source is None and whole):
         return _nvcc_from_index(request, table, assembled) if whole else _clang_from_index(request, table, assembled)
     found = _from_machine(request, table)
-    if request.source is None and found.pieces[0].found is None:
+    if request.source is None and found.missing:
         return _clang_from_index(request, table, assembled)
     return found
 
@@ -186,39 +192,61 @@ def _driver_stub(include: Path, target: Path, request: Request) -> None:
 
 
 def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:
-    """clang (the one inside zig) as the CUDA compiler, with NVIDIA's headers, ptxas and fat binary library of CUDA 12."""
+    """clang (the one inside zig) as the CUDA compiler, with NVIDIA's headers, ptxas and fat binary library of CUDA 12.
+
+    The host's side has zig's libc++ and headers of glibc, so zig compiles what is C++ alone, and links. Nothing is the system's.
+    """
     version = wanted.versions[_PTXAS]
-    made = f"of zig {wanted.versions['ziglang']} with ptxas {version}; experimental: its kernels have never run"
+    own = f"zig {wanted.versions['ziglang']}"
+    made = f"of {own} with ptxas {version}; experimental: its kernels have never run"
     if not _assemble(request, wanted, version, _finish_clang):
         return Toolkit("cuda", (Piece("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
     known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
-    host = request.system.name if request.system else "nothing"
-    gcc = (
-        Path(process.output([request.system.cxx, "-print-libgcc-file-name"]).strip()).parent if request.system else Path("nothing")
-    )
-    link = linked(request, "CUDA")
-    flags = f"--gcc-install-dir={gcc} -Wno-unknown-cuda-version -Wno-return-type"
+    fits = request.toolchain.name.startswith(f"{own} ")  # one release of libc++ in the plugin, the one that is linked
+    host = toolchains.for_glibc(request.toolchain, request.glibc, request.fetch) if fits else None
     pieces = (
         Piece("clang", table.nvcc, f"{made} ({wanted.folder})"),
         _architectures(request, table, known, f"ptxas {version}"),
-        Piece("host compiler", "gcc, for its C++ library", str(gcc) if (gcc / "crtbegin.o").exists() else None, host),
-        *link.pieces,
+        Piece("C++ library", f"that of {own}, which compiles the core, too", host.name if host else None, request.toolchain.name),
     )
+    flags = ["-Wno-unknown-cuda-version", "-Wno-return-type", *(_headers(wanted.folder / "ziglang" / "zig", host) if host else ())]
     return Toolkit(
         "cuda",
         pieces,
-        "Take a toolkit with a newer nvcc (--toolkit FOLDER), build for your own GPU alone (`--arch native`), or install g++.",
+        "Leave out --toolchain. Take a toolkit with a newer nvcc (--toolkit FOLDER), or build for your own GPU (`--arch native`).",
         (
             *_cmake(request, table, home, wanted.folder / "bin" / "clang++"),
-            *_by_host(request, link),
-            f"-DCMAKE_CUDA_FLAGS={flags}",
+            f"-DCMAKE_CUDA_FLAGS={shlex.join(flags)}",
             "-DGGML_ALL_WARNINGS=OFF",
         ),
         _facts(request, table, f"clang {made}"),
         home,
         wanted.folder.name,
+        compiler=host,
     )
+
+
+def _headers(zig: Path, host: Toolchain) -> list[str]:
+    """clang's flags for the C++ library and the C library that `zig` compiles with, in zig's order, as its own driver names them.
+
+    Raises:
+        ToolchainError: it names none.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        env = process.environment(ZIG_GLOBAL_CACHE_DIR=cache, ZIG_LOCAL_CACHE_DIR=cache)
+        said = process.output([zig, "c++", "-target", host.platform.zig, "-###", "-c", "-x", "c++", os.devnull], env=env)
+    words = shlex.split(next((line for line in said.splitlines() if '"-cc1"' in line), ""))
+    pairs = list(itertools.pairwise(words))
+    defined = [f"-D{value}" for option, value in pairs if option == "-D"]
+    folders = [value for option, value in pairs if option == "-isystem"]
+    library = zig.parent / "lib"
+    of_cxx, of_abi, of_clang = (str(library / name) for name in ("libcxx/include", "libcxxabi/include", "include"))
+    if not {of_cxx, of_abi, of_clang} < set(folders) or not defined:
+        raise ToolchainError(f"{zig} does not say which headers it compiles C++ with: {said[-500:]}", "Is the compiler whole?")
+    of_c = [word for folder in folders if folder not in (of_cxx, of_abi, of_clang) for word in ("-idirafter", folder)]
+    flags = ["-nostdlibinc", "-stdlib++-isystem", of_cxx, "-cxx-isystem", of_abi, *of_c, *defined]
+    return [*flags, "-D_ALLOW_UNSUPPORTED_LIBCPP"]  # NVIDIA's headers know libc++ on macOS alone
 
 
 def _finish_clang(request: Request, site: Path, prefix: Path, folder: Path) -> None:
@@ -314,7 +342,7 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
     nvcc = home / "bin" / "nvcc"
     known = set(re.findall(r"compute_(\d+)", process.output([nvcc, "--list-gpu-arch"])))
     host, limit = _host(request, home)
-    seen = f"{request.system.name}, too new for this nvcc" if request.system else "nothing"
+    seen = f"{request.system.name}, too new for this nvcc" if request.system else request.no_system
     link = linked(request, "CUDA")
     pieces = (
         Piece("nvcc", table.nvcc, found),
@@ -331,11 +359,12 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         )
     if not request.system:
         remedies.append(
-            "Install a compiler for nvcc (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++ libstdc++-static`)."
+            "Install a compiler for nvcc (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++ libstdc++-static`);\n"
+            "CC and CXX name another one than that on PATH."
         )
     elif not host:
         remedies.append("Install an older compiler beside it and name it: `CC=gcc-13 CXX=g++-13`.")
-    if any(piece.found is None for piece in link.pieces):
+    if request.system and any(piece.found is None for piece in link.pieces):
         remedies.append("Install gcc's static C++ library (Fedora, RHEL: `dnf install libstdc++-static`; Debian's g++ has it).")
     if absent := [piece.what for piece in pieces[-2:] if piece.found is None]:
         names = "`libcublas-dev` and `cuda-driver-dev` of its version"

@@ -28,7 +28,7 @@ def find(request: Request) -> Toolkit:
             Piece(
                 "OpenVINO", f"{version}, from the package index", f"{version}{'' if wanted.there else ' (to be fetched, 60 MB)'}"
             ),
-            Piece("C++ compiler", "gcc, whose C++ library is OpenVINO's", host.name if host else None),
+            Piece("C++ compiler", "gcc, whose C++ library is OpenVINO's", host.name if host else None, request.no_system),
             Piece("OpenCL headers", "any", opencl),
             Piece("OpenCL C++ header", "any", "there" if clhpp else None),
             Piece("libOpenCL.so", "any; it is linked, never shipped", library("libOpenCL.so")),
