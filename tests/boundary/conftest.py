@@ -1,8 +1,14 @@
-"""The tests of one compiler's plugin run in one process, where it is compiled once."""
+"""What writes the tiny model lies with the tests of inference, which run on their own. The tests of one compiler's plugin run in one
+process, where it is compiled once."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
