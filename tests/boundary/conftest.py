@@ -1,5 +1,5 @@
-"""What writes the tiny model lies with the tests of inference, which run on their own. The tests of one compiler's plugin run in one
-process, where it is compiled once."""
+"""What writes the tiny model lies with the tests of inference, which run on their own. The tests of one compiler's plugin run in
+one process, where it is compiled once."""
 
 from __future__ import annotations
 
