@@ -164,7 +164,7 @@ def installed(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def changes(session: nox.Session) -> None:
-    """Print what changed in llama.cpp between two releases that concerns the wheels; `-- [OLD] [NEW]`."""
+    """Print what changed in llama.cpp between two releases that concerns the wheels; `-- [OLD] [NEW] [--out FILE]`."""
     install(session)
     session.run("python", "-m", "variants", "changes", *session.posargs)
 

@@ -130,7 +130,7 @@ def move(service: Service, clone: Path, version: str) -> None:
     file = clone / "vendor" / "upstream.toml"
     text = re.sub(r'(?m)^(version\s*=\s*)".*"', rf'\g<1>"{version}"', file.read_text())
     file.write_text(re.sub(r'(?m)^(sha256\s*=\s*)".*"', rf'\g<1>"{service.sdists[version]}"', text))
-    git(clone, "commit", "--quiet", "--all", "--message", f"llama-cpp-python {version}")
+    git(clone, "commit", "--quiet", "--all", "--allow-empty", "--message", f"llama-cpp-python {version}")
     git(clone, "push", "--quiet", "origin", "main")
 
 
@@ -280,7 +280,7 @@ def test_a_job_that_dies(service: Service, tmp_path: Path) -> None:
     service.environment["REHEARSAL_NO_PAGES"] = "1"
     run.go()
     assert run.failed == ["pages"], log(run, "upload")[-3000:]
-    assert run.executed == ["upload", "ledger", "pages"]
+    assert run.executed == ["upload", "ledger", "pages", "package-index"]
     assert f"{there[0].name} is there already" in log(run, "upload")
     assert offered(service, tmp_path / "x", "pip") == (PIN.version, "plain", "")
     del service.environment["REHEARSAL_NO_PAGES"]

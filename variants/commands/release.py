@@ -44,6 +44,7 @@ def configure(steps: Steps) -> None:
     parser.set_defaults(data=True)
     parser.add_argument("old", nargs="?", metavar="OLD", help="a release of llama-cpp-python (default: the pinned one)")
     parser.add_argument("new", nargs="?", metavar="NEW", help="another one (default: the newest on the package index)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there (nox prints both streams as one)")
     parser.add_argument("--newest", action="store_true", help="print the newest release on the package index, and nothing else")
 
     steps.add("docs", "Write the parts of the documents that are made from the code.", lambda _: _docs(steps))
@@ -71,7 +72,10 @@ def _changes(options: argparse.Namespace) -> None:
         return
     with disk.locked(pipeline.BUILD), contextlib.redirect_stdout(sys.stderr):
         text = changes.report(options.old or pin.version, options.new or source.newest(pin.name))
-    sys.stdout.write(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
 
 
 def _docs(steps: Steps) -> None:
