@@ -126,7 +126,7 @@ def _old_systems(options: argparse.Namespace) -> None:
 
 def _bare_machine(options: argparse.Namespace) -> None:
     for wheel in bare_machine.build(group.chosen(options.names), options.arch, pipeline.BUILD, options.ccache):
-        console.print(f"{wheel}", markup=False)
+        console.print(f"{wheel}")
 
 
 def _bench(options: argparse.Namespace) -> None:

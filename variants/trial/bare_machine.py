@@ -77,7 +77,7 @@ def build(variants: Sequence[Variant], architectures: Sequence[str], build_dir: 
     folder, log = build_dir / "bare", build_dir / "logs" / "bare-machine.log"
     disk.remove(log)
     root = _root(folder, log)
-    console.print(f"[bold]{', '.join(variant.name for variant in variants)}[/], on {_SYSTEM} with Python alone ({root})")
+    console.print(f"{', '.join(variant.name for variant in variants)}, on {_SYSTEM} with Python alone ({root})")
     _check(root)
     _lay(root, log)
     if ccache:

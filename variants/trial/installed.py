@@ -13,7 +13,7 @@ from rich.markup import escape
 from ..choice import explain, listing, machine
 from ..errors import UsageError, VariantsError, WheelError
 from ..terminal import disk, process
-from ..terminal.console import console
+from ..terminal.console import console, styled
 from ..upstream.source import ROOT
 from . import smoke
 
@@ -58,7 +58,7 @@ def check(url: str, build_dir: Path, version: str | None = None, lists: str | No
         winner = next((wheel for wheel in offered.wheels if wheel.name == choice.winner), None)
         if winner is None:
             raise WheelError(f"{simple} has nothing that {installer} takes on this machine.", "Build the wheel of this platform.")
-        console.print(f"[bold]{installer}[/] is offered {escape(winner.name)}")
+        console.print(styled(f"[bold]{installer}[/] is offered {escape(winner.name)}"))
         found = _generated(simple, installer, build_dir, log, version)
         number = re.search(r"(?m)^Build: (\S+)$", str(found["wheel"]))
         got = (found["version"], found["label"], number[1] if number else "", found["ours"])
