@@ -128,13 +128,15 @@ def _labels(info: VariantInfo, machine: Machine, installer: str) -> list[str | N
     """The labels that fit, best first, by variantlib's resolver; None, the wheel without a label, comes last."""
     supported: list[VariantProperty] = []
     features: dict[str, list[str]] = {}
+    asked = {(p.namespace, p.feature, p.value): p for variant in info.variants.values() for p in variant.properties}
     for namespace in info.namespace_priorities:
         provider = info.providers[namespace]
         if installer == "uv" and providers.uv_lacks(namespace, provider):
             continue
         answer = providers.supported(namespace, provider, machine) or {}
         features[namespace] = list(answer)
-        supported += [VariantProperty(namespace, feature, value) for feature, values in answer.items() for value in values]
+        named = ((namespace, feature, value) for feature, values in answer.items() for value in values)
+        supported += [asked[name] for name in named if name in asked]  # no label has the others: a hundred versions of CUDA
     # The steps of variantlib's sort_and_filter_supported_variants, less the one that looks at the packages of *this* environment.
     fitting = list(filter_variants([*info.variants.values(), VariantDescription()], supported))
     priorities = sort_variant_properties(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -42,6 +43,6 @@ class Hashes:
 
     def write(self) -> None:
         """Remember what was hashed of files that are still there."""
-        self._known = {path: known for path, known in self._known.items() if Path(path).exists()}
+        self._known = {path: known for path, known in self._known.items() if os.path.exists(path)}
         with disk.replacing(self.file) as part:
             part.write_bytes(msgspec.json.encode(self._known))

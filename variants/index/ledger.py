@@ -95,7 +95,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def build(self) -> str:
         """A wheel's build number, or an empty text."""
-        return "".join(map(str, archive.parse_name(archive.plain_path(Path(self.name)))[2]))
+        return self._parsed[2]
 
     @property
     def day(self) -> str:
@@ -109,12 +109,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return Version(self.version), int(number[0]) if number else -1, self.name
 
     @functools.cached_property
-    def _parsed(self) -> tuple[str, str]:
+    def _parsed(self) -> tuple[str, str, str]:
         if self.is_wheel:
-            name, version, *_ = archive.parse_name(archive.plain_path(Path(self.name)))
-            return name, str(version)
+            name, version, build, _ = archive.parse_name(archive.plain_path(Path(self.name)))
+            return name, str(version), "".join(map(str, build))
         spelt, _, text = self.name.removesuffix(VARIANTS).partition("-")
-        return spelt.replace("_", "-"), str(Version(text))
+        return spelt.replace("_", "-"), str(Version(text)), ""
 
 
 class Ledger:
