@@ -235,7 +235,7 @@ def _headers(zig: Path, host: Toolchain) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as cache:
         env = process.environment(ZIG_GLOBAL_CACHE_DIR=cache, ZIG_LOCAL_CACHE_DIR=cache)
-        command = [zig, "c++", "-target", host.platform.zig, "-###", "-c", "-x", "c++", os.devnull]
+        command: list[str | Path] = [zig, "c++", "-target", host.platform.zig, "-###", "-c", "-x", "c++", os.devnull]
         said = process.output(command, env, cache)  # from there, since zig names folders below the current one relatively to it
     words = shlex.split(next((line for line in said.splitlines() if '"-cc1"' in line), ""))
     pairs = list(itertools.pairwise(words))
