@@ -66,6 +66,11 @@ def _linux(arch: str) -> Platform:
     return Platform(f"linux_{arch}", f"manylinux_2_39_{arch}", f"{arch}-linux-gnu.2.17", tag, "Linux", arch)
 
 
+def _musl(arch: str) -> Platform:
+    tag = f"musllinux_1_2_{arch}"
+    return Platform(f"musllinux_{arch}", tag, f"{arch}-linux-musl", tag, "Linux", arch)
+
+
 def _windows(arch: str, zig: str, processor: str) -> Platform:
     name = f"win_{arch}"
     return Platform(name, name, f"{zig}-windows-gnu", name, "Windows", processor, "", ".dll", ".dll", "delvewheel")
@@ -79,7 +84,8 @@ def _macos(arch: str, zig: str) -> Platform:
 _ALL = (
     _linux("x86_64"),
     _linux("aarch64"),
-    Platform("musllinux_x86_64", "musllinux_1_2_x86_64", "x86_64-linux-musl", "musllinux_1_2_x86_64", "Linux", "x86_64"),
+    _musl("x86_64"),
+    _musl("aarch64"),
     _windows("amd64", "x86_64", "AMD64"),
     _windows("arm64", "aarch64", "ARM64"),
     _macos("arm64", "aarch64"),

@@ -68,6 +68,8 @@ def test_each_wheel_is_assembled_and_tested() -> None:
             assert {need for need in named[assembles].needs if need.startswith("plugin-")} <= named.keys()
     assert "apk add" in named["test-cpu-musllinux_x86_64"].prepare
     assert "@sha256:" in named["test-cpu-musllinux_x86_64"].container
+    assert " alpine@sha256:" in named["test-cpu-musllinux_aarch64"].command
+    assert named["plugin-vulkan-win_amd64"].runner == jobs.MACHINES["linux_x86_64"].runner
     assert "lvp_icd.aarch64.json nox -s test_variant -- vulkan" in named["test-vulkan-linux_aarch64"].command
     assert named["test-vulkan-linux_x86_64-intel"].runner == ["self-hosted", "linux", "x64", "intel"]
     assert named["test-cuda13-linux_x86_64-nvidia"].command == "nox -s test_variant -- cuda13 --as-built"
@@ -79,8 +81,10 @@ def test_some_platforms_alone() -> None:
     made = jobs.jobs(list(matrix.load().values()), jobs.Wanted(platforms=("win_amd64",)))
     assert [job.name for job in [*made.core, *made.plugin, *made.assemble, *made.test]] == [
         "core-win_amd64",
+        "plugin-vulkan-win_amd64",
         "assemble-win_amd64",
         "test-cpu-win_amd64",
+        "test-vulkan-win_amd64",
     ]
 
 

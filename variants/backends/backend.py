@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 import msgspec
@@ -67,26 +68,33 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Software(msgspec.Struct, frozen=True):
     """A device that computes on the CPU, for Linux machines without a GPU: Debian's `packages`, and the `environment` with which it
-    is taken, ``NAME=value``, with ``{machine}`` for the processor."""
+    is taken, ``NAME=value``, with ``{machine}`` for the processor. `headers` fetches those that the tests' failing driver includes
+    (with a log) and returns their folder."""
 
     packages: tuple[str, ...]
     environment: tuple[str, ...]
+    headers: Callable[[Path], Path]
+
+    def variables(self, machine: str) -> dict[str, str]:
+        """The environment on this processor (``aarch64``)."""
+        return dict(text.format(machine=machine).split("=", 1) for text in self.environment)
 
 
 class Backend(msgspec.Struct, frozen=True):
     """One backend.
 
     name: ggml's (GGML_NAME makes libggml-name). find: finds its toolkit, complete or not. platforms: those for which it knows
-    where to look. table: the type of its table in a matrix file, if it wants one. on_request: no hosted runner has its toolkit,
-    so a workflow has its job only where the variant is named. upstream: CMake arguments for upstream's own build with it, to
-    compare with. stands_before_driver: the tests' failing driver (tests/plugins/failing_NAME.c) takes the place of the driver's
-    library. gpus: the makers of the GPUs that it computes on, as runners of one's own are labelled (``nvidia``). software: what
-    it computes on where there is none of them.
+    where to look. across: those of them for which zig compiles it on any machine. table: the type of its table in a matrix file,
+    if it wants one. on_request: no hosted runner has its toolkit, so a workflow has its job only where the variant is named.
+    upstream: CMake arguments for upstream's own build with it, to compare with. stands_before_driver: the tests' failing driver
+    (tests/plugins/failing_NAME.c) takes the place of the driver's library. gpus: the makers of the GPUs that it computes on, as
+    runners of one's own are labelled (``nvidia``). software: what it computes on where there is none of them.
     """
 
     name: str
     find: Callable[[Request], Toolkit]
     platforms: tuple[str, ...]
+    across: tuple[str, ...] = ()
     table: type[Lists] | None = None
     on_request: bool = False
     upstream: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
+from ..compilers import import_library
 from ..compilers import toolchain as toolchains
 from ..compilers.toolchain import Toolchain
 from ..errors import ToolchainError
@@ -131,11 +132,14 @@ def library(name: str) -> str | None:
 def stub(toolchain: Toolchain, soname: str, names: Sequence[str], error: int, folder: Path) -> Path:
     """A library in `folder` with these functions, each of which returns `error`, to link with and never to ship.
 
-    Its file is `soname` without the number: libcuda.so for libcuda.so.1.
+    Its file is `soname` without the number: libcuda.so for libcuda.so.1. For Windows it is an import library, vulkan-1.lib for
+    vulkan-1.dll.
 
     Raises:
         ToolchainError: there is no function, or the compiler cannot make it.
     """
+    if toolchain.platform.system == "Windows":
+        return import_library.make(soname, names, toolchain.platform, (folder / soname).with_suffix(".lib"))
     library = folder / f"{soname.partition('.so')[0]}.so"
     source = library.with_suffix(".c")
     source.write_text("".join(f"int {name}(void) {{ return {error}; }}\n" for name in sorted(set(names))))

@@ -43,6 +43,11 @@ class Toolchain(msgspec.Struct, frozen=True):
         return next(argument.partition("=")[2] for argument in self.cmake if argument.startswith("-DCMAKE_CXX_COMPILER="))
 
     @property
+    def folder(self) -> Path:
+        """Where zig's wrapper scripts are, in a folder for each platform."""
+        return Path(self.cxx).parent.parent
+
+    @property
     def launcher(self) -> str | None:
         """Path of the compiler cache, where one is used."""
         found = (argument.partition("=")[2] for argument in self.cmake if argument.startswith("-DCMAKE_CXX_COMPILER_LAUNCHER="))
@@ -74,7 +79,7 @@ def for_glibc(toolchain: Toolchain, glibc: str, write: bool = True) -> Toolchain
     """
     target = re.sub(r"\.\d+\.\d+$", f".{glibc}", toolchain.platform.zig)
     platform = msgspec.structs.replace(toolchain.platform, zig=target)
-    found = find("zig", Path(toolchain.cxx).parent.parent, platform, write)
+    found = find("zig", toolchain.folder, platform, write)
     return msgspec.structs.replace(found, environment=toolchain.environment | found.environment)  # the cache counts for both
 
 
@@ -95,6 +100,17 @@ def linker(toolchain: Toolchain, glibc: str, write: bool = True) -> Path:
                 part.write_text(text, encoding="utf-8")
                 part.chmod(0o755)
     return script
+
+
+def cmake_file(toolchain: Toolchain, write: bool = True) -> Path:
+    """CMake's toolchain file of zig's `toolchain`, for a build inside of another that is for another platform."""
+    file = Path(toolchain.cxx).with_name("toolchain.cmake")
+    pairs = [argument.removeprefix("-D").partition("=") for argument in toolchain.cmake]
+    text = "".join(f'set({name} "{value}")\n' for name, _, value in pairs if not name.endswith("_LAUNCHER"))
+    if write and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+        with disk.replacing(file) as part:
+            part.write_text(text, encoding="utf-8")
+    return file
 
 
 _ONE_RUNTIME = """for argument do

@@ -103,7 +103,7 @@ def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
     """Every document of which a part is made, and what it should be."""
     parts = {"keys": keys(), "rooms": rooms(), "tour": tour(), "sessions": sessions(), "steps": steps(parser)}
     parts |= {"support": support.support(), "variants": support.variants()}
-    parts |= {"platforms": support.platforms(), "tried": support.tried()}
+    parts |= {"platforms": support.platforms(), "table": support.table()}
     texts = {name: "\n".join(rows) for name, rows in parts.items()}
     found = {ROOT / "docs" / "machines.md": known.markdown()}
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:

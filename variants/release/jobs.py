@@ -21,23 +21,30 @@ from . import imports, parts
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where the jobs of one platform run: the `runner`, the `container` in which its wheels are tested (with no Python of its own),
-    and what makes that ready (`prepare`, shell)."""
+    """Where the jobs of one platform run: the `runner`, the `container` in which wheels are tested (it has no Python of its own),
+    and what makes that ready (`prepare`, shell). `inside`: the job runs on the runner, and the test alone in the container, since
+    GitHub's own actions do not run in musl on Arm."""
 
     runner: str
     container: str = ""
     prepare: str = ""
+    inside: bool = False
 
 
-# By its digest: version 3.22. Python goes into an environment, since Alpine's own takes no packages.
+# By its digest, that of all processors: version 3.22. Python goes into an environment, since Alpine's own takes no packages.
 _ALPINE = "alpine@sha256:14358309a308569c32bdc37e2e0e9694be33a9d99e68afb0f5ff33cc1f695dce"
 _IN_ALPINE = 'apk add --no-cache bash git python3 && python3 -m venv /opt/python && echo /opt/python/bin >> "$GITHUB_PATH"'
-#: GitHub's machines by platform (docs/publishing.md). Plugins are compiled and wheels tested on their own platform's, cores are
-#: cross-compiled by zig, on the first.
+_IN_ALPINE_BY_HAND = (
+    "apk add --no-cache bash git python3 && python3 -m venv /opt/python && export PATH=/opt/python/bin:$PATH && "
+    "pip install --require-hashes -r variants/pins/nox.txt && git config --global --add safe.directory /src"
+)
+#: GitHub's machines by platform (docs/publishing.md). Wheels are tested on their own platform's, and plugins that zig does not
+#: compile are compiled there. Cores and the other plugins are compiled on the first.
 MACHINES = {
     "linux_x86_64": Machine("ubuntu-24.04"),
     "linux_aarch64": Machine("ubuntu-24.04-arm"),
     "musllinux_x86_64": Machine("ubuntu-24.04", _ALPINE, _IN_ALPINE),
+    "musllinux_aarch64": Machine("ubuntu-24.04-arm", _ALPINE, _IN_ALPINE_BY_HAND, inside=True),
     "win_amd64": Machine("windows-2022"),
     "win_arm64": Machine("windows-11-arm"),
     "macosx_arm64": Machine("macos-15"),
@@ -100,7 +107,9 @@ def jobs(variants: Sequence[Variant], wanted: Wanted | None = None) -> Jobs:
         for variant in (variant for variant in here if variant.table.plugin):
             folder = parts.plugin_folder(variant, platform)
             command = f"nox -s plugin -- {variant.name} --platform {platform.name}"
-            made.plugin.append(Job(folder, MACHINES[platform.name].runner, command, folder, [core]))
+            across = variant.backend and platform.name in variant.backend.across
+            runner = MACHINES[_FIRST if across else platform.name].runner
+            made.plugin.append(Job(folder, runner, command, folder, [core]))
             needs.append(folder)
         number = "" if wanted.build_number is None else f" --build-number {wanted.build_number}"
         command = f"nox -s assemble -- {' '.join(variant.name for variant in here)} --platform {platform.name}{number}"
@@ -123,7 +132,12 @@ def _tests(variant: Variant, platform: Platform, gpus: Sequence[str]) -> Iterato
         before = f"env {' '.join(software.environment).format(machine=platform.machine)} "
     # pip alone where not all that the tests install for uv has wheels.
     last = "" if platform.system == "Linux" and not platform.musl else " --installer pip"
-    yield Job(name, machine.runner, f"{before}{command}{last}", None, needs, machine.container, prepare)
+    whole = f"{before}{command}{last}"
+    if machine.inside:
+        told = f'docker run --rm --volume "$PWD:/src" --workdir /src {machine.container} sh -euc "{prepare} && {whole}"'
+        yield Job(name, machine.runner, told.replace("$PATH", "\\$PATH"), None, needs)
+    else:
+        yield Job(name, machine.runner, whole, None, needs, machine.container, prepare)
     if platform.name == _FIRST and variant.backend:
         for maker in variant.backend.gpus:
             if maker in gpus:

@@ -45,15 +45,35 @@ def platforms() -> Iterator[str]:
         yield f"| {names} | {platform.tool} | {len(plugins[platform.name])} |"
 
 
-def tried(kept: Path = runs.KEPT) -> Iterator[str]:
-    """One row for each platform: the variants that were built for it, and where its CPU wheel has run."""
-    yield from ("| platform | built | the CPU wheel has run on |", "|---|---|---|")
+def table(kept: Path = runs.KEPT) -> Iterator[str]:
+    """One row for each platform, one column for each variant: was its wheel built, by what would it be, and has it run."""
+    known = matrix.load()
+    yield f"| platform | {' | '.join(f'`{name}`' for name in known)} |"
+    yield "|---" * (1 + len(known)) + "|"
     found = runs.by_place(kept)
-    plain = [variant.name for variant in matrix.load().values() if variant.table.plugin is None]
     for name in PLATFORMS:
-        made = sorted(variant for variant, where in found if where == name and _builds(found[variant, where]))
-        ran = _systems([run for variant in plain for run in _tests(found.get((variant, name), ()))])
-        yield f"| `{name}` | {', '.join(f'`{variant}`' for variant in made) or '**never**'} | {ran or '**never**'} |"
+        yield f"| `{name}` | {' | '.join(_state(variant, name, found) for variant in known.values())} |"
+
+
+def _state(variant: Variant, name: str, found: _Records) -> str:
+    """One cell of :func:`table`."""
+    if name not in variant.table.platforms:
+        return ""
+    rows = found.get((variant.name, name), ())
+    tests = _tests(rows)
+    if not _builds(rows):
+        return "a workflow's job" if name in variant.buildable else "no way yet"
+    here = "built, " if name in variant.published else "built for tests, "
+    if not tests:
+        return f"{here}**never run**"
+    how = "run" if any(not _emulated(run) for run in tests) else "run emulated"
+    if variant.table.plugin is None:
+        return here + how
+    devices = [run.devices for run in tests if runs.on_device(run, variant.table.smoke.device)]
+    software = [words for text in devices for word, words in _NO_GPU.items() if word in text]
+    if len(software) < len(devices):
+        return f"{here}{how} on a GPU"
+    return f"{here}{how} on {software[0].partition(',')[0]}, **never a GPU**" if devices else f"{here}its CPU half {how}"
 
 
 def places(names: Iterable[str]) -> str:
@@ -107,17 +127,6 @@ def _run(variant: Variant, found: _Records) -> str:
     other = [next((words for word, words in _NO_GPU.items() if word in one), "") for one in named]
     gpus = [one for one, words in zip(named, other, strict=True) if not words]
     return "; ".join([*tried, *(words for words in other if words), *(gpus or ["**never a GPU**" if tried else "**never**"])])
-
-
-def _systems(tests: Iterable[records.Record]) -> str:
-    """The systems and processors of these runs: ``Debian 12: Zen 4; Debian 12, emulated by qemu-user: Haswell``."""
-    found: dict[str, list[str]] = {}
-    for run in tests:
-        emulated = re.search(r", (emulated by ([\w-]+))", run.processor)
-        processor = run.processor.replace(emulated[0], "") if emulated else run.processor
-        system = f"{run.system}{emulated[0]}" if emulated and f"under {emulated[2]}" not in run.system else run.system
-        found.setdefault(system, []).append(processor)
-    return "; ".join(f"{system}: {', '.join(dict.fromkeys(names))}" for system, names in sorted(found.items()))
 
 
 def _devices(text: str, prefix: str) -> list[str]:

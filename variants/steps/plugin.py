@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..backends.toolkit import Toolkit
+from ..compilers import import_library
 from ..compilers.environment import for_compiling
 from ..compilers.toolchain import Toolchain
 from ..errors import CommandError, WheelError
@@ -95,6 +96,8 @@ def build(
     if not library.exists() or library.read_bytes() != content:
         with disk.replacing(library) as part:
             part.write_bytes(content)
+    if platform.system == "Windows":  # whose linkers take no DLL
+        import_library.make(name, import_library.exported(library), platform, library.with_suffix(".lib"))
     tree, out = build_dir / "cmake", build_dir / "out"
     compiler = kit.compiler or toolchain
     defines = [*core.definitions(upstream, toolchain), *(compiler.cmake if kit.compiler else ()), *kit.cmake]

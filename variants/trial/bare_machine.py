@@ -19,7 +19,7 @@ from ..matrix import Variant
 from ..terminal import disk, process
 from ..terminal.console import console
 from ..upstream.source import ROOT
-from . import foreign
+from . import debian
 
 _SUITE, _SYSTEM = "bookworm", "Debian 12"
 #: Python with venv and pip, and what Debian has on every system; of that, a shell and its programs, and the C++ library that apt
@@ -102,9 +102,9 @@ def _root(folder: Path, log: Path) -> Path:
     root = folder / "root"
     if not root.is_dir():
         architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platforms.here().machine]
-        packages = foreign.debian(_PACKAGES, architecture, folder / "apt", log, _SUITE)
+        packages = debian.fetch(_PACKAGES, architecture, folder / "apt", log, _SUITE)
         with disk.replacing(root) as part:
-            foreign.unpack(packages, part, log)
+            debian.unpack(packages, part, log)
             for name in ("/proc", "/dev", "/tmp", _CCACHE):
                 _in(part, name).mkdir(exist_ok=True)
             if not (part / "bin" / "sh").exists():

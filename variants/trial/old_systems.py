@@ -18,7 +18,7 @@ from ..terminal import disk, process
 from ..terminal.console import console, styled
 from ..upstream.source import ROOT
 from ..wheel import archive, records
-from . import foreign, smoke
+from . import debian, smoke, worlds
 
 _SUITE, _PYTHON, _SYSTEM = "bullseye", "python3.9", "Debian 11 (glibc 2.31)"
 _PIP = "pip==25.3"
@@ -66,16 +66,16 @@ def _pip(folder: Path, log: Path) -> Path:
     return target
 
 
-def _world(folder: Path, log: Path) -> foreign.World:
+def _world(folder: Path, log: Path) -> worlds.World:
     root = folder / "root"
     if not root.is_dir():
         with disk.replacing(root) as part:
             architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platforms.here().machine]
-            packages = foreign.debian(
+            packages = debian.fetch(
                 ["python3", "python3-distutils", "libstdc++6", "libgomp1"], architecture, folder / "apt", log, _SUITE
             )
-            foreign.unpack(packages, part, log)
+            debian.unpack(packages, part, log)
     (loader,) = {path.resolve() for path in root.glob("lib/*/ld-2.*.so")}
     libraries = ":".join(str(path) for path in [*sorted(root.glob("lib/*-linux-gnu")), *sorted(root.glob("usr/lib/*-linux-gnu"))])
     command: list[str | Path] = [loader, "--library-path", libraries, root / "usr" / "bin" / _PYTHON]
-    return foreign.World(command, {"PYTHONHOME": str(root / "usr")}, f"{_SYSTEM}, its own {_PYTHON}")
+    return worlds.World(command, {"PYTHONHOME": str(root / "usr")}, f"{_SYSTEM}, its own {_PYTHON}")

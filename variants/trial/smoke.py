@@ -35,8 +35,9 @@ _NEIGHBOUR = "xllamacpp"
 #: Tests that ask nothing of Linux with glibc: they ran on other systems, too.
 PORTABLE = ("test_inference.py", "test_mtmd.py")
 _TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test are no use to the next
-_GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
-_APART = (_GPU_TESTS, _RPC_TESTS)
+#: Those of a wheel's GPU plugin, and of ggml's RPC plugin.
+GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
+_APART = (GPU_TESTS, _RPC_TESTS)
 #: Processors that qemu emulates, and the CPU plugin that each must get.
 OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
@@ -140,7 +141,7 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     with _installed(wheel, installer, environment, log, tools=tools, base=base) as python:
         counts = pytest_in([python], asked, log, remedy, flash)
         if linux and (env := _expected(wheel, build_dir)):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
-            for name, count in pytest_in([python], [folder / _GPU_TESTS], log, remedy, env | flash).items():
+            for name, count in pytest_in([python], [folder / GPU_TESTS], log, remedy, env | flash).items():
                 counts[name] += count
         records.add(wheel, what=what, installer=installer, **report([python], {}), **counts)
 

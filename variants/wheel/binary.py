@@ -39,7 +39,7 @@ from . import archive, budget
 SYSTEM: Mapping[str, tuple[str, ...]] = {
     "ELF": tuple(
         "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libstdc++.so.6 libgcc_s.so.1 ld-linux-x86-64.so.2 "
-        "ld-linux-aarch64.so.1 libc.so libc.musl-x86_64.so.1".split()
+        "ld-linux-aarch64.so.1 libc.so libc.musl-x86_64.so.1 libc.musl-aarch64.so.1".split()
     ),
     "PE": ("kernel32.dll", "advapi32.dll", "ntdll.dll", "ws2_32.dll", "shell32.dll", "ole32.dll", "bcrypt.dll", "api-ms-win-*"),
     "Mach-O": ("/usr/lib/*", "/System/Library/*"),

@@ -9,7 +9,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ... import platforms
 from ...compilers import packages
+from ...compilers import toolchain as toolchains
 from ...terminal import process
 from ..backend import Backend, Software
 from ..toolkit import INCLUDE, Piece, Request, Toolkit, defined, library, macro, stub
@@ -58,7 +60,7 @@ def _from_index(request: Request) -> Toolkit:
         Piece("glslc", "all shader features", f"{compiler.version(glslc.path)}, {glslc.made_of} ({glslc.path})"),
         _headers(request, features, include.version, include.folder),
         Piece("SPIR-V headers", "any", f"revision {spirv}" if spirv else None),
-        Piece("libvulkan.so", "a stub to link with", str(loader)),
+        Piece(loader.name, "a stub to link with", str(loader)),
     )
     return _kit(
         request,
@@ -67,25 +69,45 @@ def _from_index(request: Request) -> Toolkit:
         glslc.path,
         features,
         include.version,
-        (f"-DVulkan_INCLUDE_DIR={include.folder}", f"-DSPIRV-Headers_DIR={include.spirv}", f"-DVulkan_LIBRARY={loader}"),
-    )
+        (
+            f"-DVulkan_INCLUDE_DIR={include.folder}", f"-DSPIRV-Headers_DIR={include.spirv}", f"-DVulkan_LIBRARY={loader}",
+            *_generator(request),
+        ),
+    )  # fmt: skip
+
+
+def _generator(request: Request) -> tuple[str, ...]:
+    """How ggml's generator of shaders, which runs here, is compiled where the plugin is for another platform."""
+    if request.toolchain.platform == platforms.here():
+        return ()
+    file = toolchains.cmake_file(toolchains.find("zig", request.toolchain.folder, platforms.here(), request.fetch), request.fetch)
+    return (f"-DGGML_VULKAN_SHADERS_GEN_TOOLCHAIN={file}",)
 
 
 def _loader(request: Request, include: Path) -> Path:
-    """A libvulkan.so with the functions that the headers declare, for the plugin's platform, to link with and never to ship; made
-    if that may be done.
+    """A libvulkan.so (vulkan-1.lib) with the functions that the headers say a loader has, for the plugin's platform, to link
+    with and never to ship; made if that may be done.
+
+    A function of an extension is asked of the loader at run time: a plugin that calls one by its name does not link (Vulkan's
+    headers, VK_ONLY_EXPORTED_PROTOTYPES).
 
     Raises:
         ToolchainError: the compiler cannot make it.
     """
     text = (include / _CORE).read_text(encoding="utf-8", errors="replace")
+    text = re.sub(r"(?ms)^#ifndef VK_ONLY_EXPORTED_PROTOTYPES$.*?^#endif$", "", text)
     names = sorted(set(re.findall(r"\bVKAPI_CALL (vk\w+)\(", text)))
     digest = hashlib.sha256(f"{request.toolchain.name} {names}".encode()).hexdigest()
     folder = packages.cache() / f"libvulkan-{digest[:8]}"
+    soname, file = _LOADERS[request.toolchain.platform.system]
     if request.fetch:
         failed = -3  # VK_ERROR_INITIALIZATION_FAILED
-        packages.make(folder, lambda part: stub(request.toolchain, "libvulkan.so.1", names, failed, part))
-    return folder / "libvulkan.so"
+        packages.make(folder, lambda part: stub(request.toolchain, soname, names, failed, part))
+    return folder / file
+
+
+#: The loader's name by system, and of what is linked in its place.
+_LOADERS = {"Linux": ("libvulkan.so.1", "libvulkan.so"), "Windows": ("vulkan-1.dll", "vulkan-1.lib")}
 
 
 # -- this machine -----------------------------------------------------------------------------------------------------------
@@ -167,5 +189,7 @@ def _kit(
 _LAVAPIPE = Software(
     ("libvulkan1", "mesa-vulkan-drivers"),
     ("GGML_VK_VISIBLE_DEVICES=0", "VK_ICD_FILENAMES=/usr/share/vulkan/icd.d/lvp_icd.{machine}.json"),
+    lambda log: headers.find(True, log).folder,
 )
-BACKEND = Backend("vulkan", find, platforms=("linux_x86_64", "linux_aarch64"), gpus=("nvidia", "amd", "intel"), software=_LAVAPIPE)
+_PLATFORMS = ("linux_x86_64", "linux_aarch64", "win_amd64", "win_arm64")
+BACKEND = Backend("vulkan", find, _PLATFORMS, across=_PLATFORMS, gpus=("nvidia", "amd", "intel"), software=_LAVAPIPE)
