@@ -146,6 +146,10 @@ def _described(lib_dir: pathlib.Path, name: str) -> dict[str, Any]:
 
 def _is_open(name: str) -> bool:
     """Has this process a library of this name, as PyTorch may have opened it?"""
+    if sys.platform == "win32":
+        handle: Any = ctypes.windll.kernel32.GetModuleHandleW  # type: ignore[attr-defined,unused-ignore]
+        handle.restype = ctypes.c_void_p
+        return handle(name) is not None
     if not hasattr(os, "RTLD_NOLOAD"):
         return False
     try:
@@ -198,8 +202,12 @@ def _open_packages(facts: dict[str, Any]) -> str:
 def _remedy(facts: dict[str, Any], reason: str) -> str:
     """The reason, and what helps where it names a library that packages bring."""
     lacking = reason.split(":")[0].strip()
-    brought = {name for names in facts.get("libraries", {}).values() for name in names}
-    if lacking in brought and "cannot open" in reason:
+    brought = [name for names in facts.get("libraries", {}).values() for name in names]
+    missing = lacking in brought and "cannot open" in reason
+    if "error 126 of Windows" in reason:  # which does not say what is not there
+        lacking = next((name for name in brought if not _is_open(name)), "")
+        missing, reason = bool(lacking), f"{reason}, {lacking} is not there" if lacking else reason
+    if missing:
         packages = " ".join(f'"{requirement}"' for requirement in facts.get("requires", []))
         return f"{reason} (pip install {packages})"
     return reason

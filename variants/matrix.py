@@ -148,7 +148,14 @@ class Variant(msgspec.Struct, frozen=True):
     @property
     def buildable(self) -> list[str]:
         """The platforms for which its wheel is published, and somebody knows how to build it."""
-        return [name for name in self.published if self.backend is None or name in self.backend.platforms]
+        able = (*self.backend.platforms, *self.across) if self.backend else self.published
+        return [name for name in self.published if name in able]
+
+    @property
+    def across(self) -> list[str]:
+        """The platforms for which its plugin is compiled on any machine."""
+        named = self.backend.across(self.name) if self.backend else ()
+        return [name for name in self.table.platforms if name in named]
 
     @property
     def label(self) -> str | None:

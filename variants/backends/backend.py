@@ -83,18 +83,18 @@ class Software(msgspec.Struct, frozen=True):
 class Backend(msgspec.Struct, frozen=True):
     """One backend.
 
-    name: ggml's (GGML_NAME makes libggml-name). find: finds its toolkit, complete or not. platforms: those for which it knows
-    where to look. across: those of them for which zig compiles it on any machine. table: the type of its table in a matrix file,
-    if it wants one. on_request: no hosted runner has its toolkit, so a workflow has its job only where the variant is named.
-    upstream: CMake arguments for upstream's own build with it, to compare with. stands_before_driver: the tests' failing driver
-    (tests/plugins/failing_NAME.c) takes the place of the driver's library. gpus: the makers of the GPUs that it computes on, as
-    runners of one's own are labelled (``nvidia``). software: what it computes on where there is none of them.
+    name: ggml's (GGML_NAME makes libggml-name). find: finds its toolkit, complete or not. platforms: those on which it knows where
+    to look. across: for a variant of this name, the platforms for which its plugin is compiled on any machine. table: the type of
+    its table in a matrix file, if it wants one. on_request: no hosted runner has its toolkit, so a workflow has its job only where
+    the variant is named. upstream: CMake arguments for upstream's own build with it, to compare with. stands_before_driver: the
+    tests' failing driver (tests/plugins/failing_NAME.c) takes the place of the driver's library. gpus: the makers of the GPUs that
+    it computes on, as runners of one's own are labelled (``nvidia``). software: what it computes on where there is none of them.
     """
 
     name: str
     find: Callable[[Request], Toolkit]
     platforms: tuple[str, ...]
-    across: tuple[str, ...] = ()
+    across: Callable[[str], tuple[str, ...]] = lambda variant: ()
     table: type[Lists] | None = None
     on_request: bool = False
     upstream: tuple[str, ...] = ()

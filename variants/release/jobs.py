@@ -107,8 +107,7 @@ def jobs(variants: Sequence[Variant], wanted: Wanted | None = None) -> Jobs:
         for variant in (variant for variant in here if variant.table.plugin):
             folder = parts.plugin_folder(variant, platform)
             command = f"nox -s plugin -- {variant.name} --platform {platform.name}"
-            across = variant.backend and platform.name in variant.backend.across
-            runner = MACHINES[_FIRST if across else platform.name].runner
+            runner = MACHINES[_FIRST if platform.name in variant.across else platform.name].runner
             made.plugin.append(Job(folder, runner, command, folder, [core]))
             needs.append(folder)
         number = "" if wanted.build_number is None else f" --build-number {wanted.build_number}"

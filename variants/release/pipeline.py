@@ -145,19 +145,14 @@ def check(variant: Variant, platform: Platform, options: Options) -> None:
         raise UsageError(
             f"{variant.name} does not exist for {platform.name}.", f"{variant.file} names {', '.join(table.platforms)}."
         )
-    if table.plugin and platform != here and platform.name not in across(variant):
-        others = " ".join(across(variant))
+    if table.plugin and platform != here and platform.name not in variant.across:
+        others = " ".join(variant.across)
         raise UsageError(
             f"{variant.name} for {platform.name} is built on such a machine; this one is {here.name}.",
             f"On other machines {variant.name} is built for {others}."
             if others
             else "On other machines only its core can be built: `nox -s core -- --platform PLATFORM`.",
         )
-
-
-def across(variant: Variant) -> tuple[str, ...]:
-    """The platforms for which the variant's plugin is compiled on any machine."""
-    return variant.backend.across if variant.backend else ()
 
 
 def kind(options: Options) -> str:

@@ -18,19 +18,18 @@ from pathlib import Path
 from rich.markup import escape
 
 from .. import matrix, platforms
-from ..backends.backend import Software
 from ..compilers import toolchain
 from ..errors import UsageError
-from ..matrix import Variant
 from ..platforms import Platform
 from ..terminal import disk, process
 from ..terminal.console import console, styled
 from ..upstream.source import ROOT
 from ..wheel import archive, records
-from . import smoke, worlds
+from . import smoke, standins, worlds
 
 #: What the smoke inference needs. NumPy: the newest whose Windows build wine 8 can load.
 _TOOLS = ("gguf>=0.17", "pytest>=8", "numpy<2.2")
+_WINDOWS_TESTS = "test_windows.py"
 #: Processors that qemu emulates, and the CPU plugin that each must get. (An A64FX has SVE, and lacks the dot product that ggml's
 #: plugins for SVE want, too; `max` has SVE2 and SME.)
 ARM_CPUS = {"cortex-a53": "cpu-armv8.0_1", "cortex-a76": "cpu-armv8.2_2", "a64fx": "cpu-armv8.0_1", "max": "cpu-armv9.2_2"}
@@ -59,24 +58,29 @@ def test(wheel: Path, build_dir: Path) -> None:
     world = worlds.WORLDS[platform.name](folder, log, software.packages if software else ())
     site = folder / "site-packages"
     _install(wheel, world, site, folder, platform, log)
-    for words, command, expected in _processors(platform, world):
+    tools = toolchain.find("zig", build_dir / "toolchains", platform)
+    files, more = [*smoke.PORTABLE], {}
+    if platform.system == "Windows":
+        files.append(_WINDOWS_TESTS)
+        more["LLAMA_CPP_TEST_STANDIN"] = world.path(standins.cuda(tools, folder, log))
+    processors = _processors(platform, world)
+    for words, command, expected in processors:
         console.print(f"      on {words}{f': {expected}' if expected else ''}")
-        env = world.env(site, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
-        _run(wheel, world, command, smoke.PORTABLE, env, {"processor": f"{words} ({expected})"} if expected else {}, log)
+        env = world.env(site, **more, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
+        _run(wheel, world, command, files, env, {"processor": f"{words} ({expected})"} if expected else {}, log)
     if variant and software:
-        words, command, _ = _processors(platform, world)[-1]
-        emulated = platform.system == "Linux"
+        words, command, _ = processors[-1]
         console.print(f"      on {words}: {smoke.GPU_TESTS}, on a device that computes on the CPU")
-        shown: AbstractContextManager[dict[str, str]] = nullcontext({}) if emulated else worlds.display()
-        with shown as env:
-            env |= software.variables(platform.machine if emulated else platforms.here().machine)
-            env |= {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
-            env |= (
-                {"LLAMA_CPP_TEST_PYTHON": json.dumps([str(word) for word in command])} if emulated else {"LLAMA_CPP_TEST_WINE": "1"}
-            )
-            if driver := _failing_driver(variant, software, platform, build_dir, log):
-                env["LLAMA_CPP_TEST_FAILING_DRIVER"] = world.path(driver)
-            _run(wheel, world, command, [smoke.GPU_TESTS], world.env(site, **env), {}, log)
+        more |= {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
+        if driver := standins.failing_driver(variant, tools, folder, log):
+            more["LLAMA_CPP_TEST_FAILING_DRIVER"] = world.path(driver)
+        # wine hands out the devices of this machine's own drivers; qemu-user has those of its own system
+        wine = platform.system == "Windows"
+        more |= software.variables(platforms.here().machine if wine else platform.machine)
+        more |= {"LLAMA_CPP_TEST_WINE": "1"} if wine else {"LLAMA_CPP_TEST_PYTHON": json.dumps([str(word) for word in command])}
+        shown: AbstractContextManager[dict[str, str]] = worlds.display() if wine else nullcontext({})
+        with shown as display:
+            _run(wheel, world, command, [smoke.GPU_TESTS], world.env(site, **more, **display), {}, log)
 
 
 def _install(wheel: Path, world: worlds.World, site: Path, folder: Path, platform: Platform, log: Path) -> None:
@@ -116,25 +120,6 @@ def _run(
     counts = smoke.pytest_in(command, arguments, log, "The wheel fails there.", env)
     facts = smoke.report(command, env) | {"system": world.words} | facts
     records.add(wheel, what=", ".join(files), installer="pip", **facts, **counts)
-
-
-def _failing_driver(variant: Variant, software: Software, platform: Platform, build_dir: Path, log: Path) -> Path | None:
-    """The tests' driver that fails on command, compiled by zig for the platform; None where the backend has none.
-
-    Linux preloads it. On Windows it has the name of the driver's own library, and is opened before that.
-    """
-    assert variant.backend
-    source_file = ROOT / "tests" / "plugins" / f"failing_{variant.backend.name}.c"
-    if not source_file.is_file():
-        return None
-    tools = toolchain.find("zig", build_dir / "toolchains", platform)
-    name = variant.table.runtime.on(platform).system[0] if platform.system == "Windows" else f"{source_file.stem}.so"
-    library = build_dir / "foreign" / platform.name / source_file.stem / name
-    library.parent.mkdir(parents=True, exist_ok=True)
-    flags: list[str | Path] = ["-x", "c", "-shared", "-O1", f"-I{software.headers(log)}"]
-    flags += ["-fPIC", f"-Wl,-soname,{name}", "-ldl"] if platform.system == "Linux" else []
-    process.command([tools.cxx, *flags, source_file, "-o", library], log=log)
-    return library
 
 
 def platform_of(wheel: Path) -> Platform | None:

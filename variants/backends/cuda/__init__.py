@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import msgspec
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from msgspec import Meta
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
+from ... import platforms
 from ...choice.machine import Machine
 from ...compilers import packages
 from ...compilers import toolchain as toolchains
@@ -202,15 +205,23 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     if not _assemble(request, wanted, version, _finish_clang):
         return Toolkit("cuda", (Piece("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
+    across = request.toolchain.platform != platforms.here()
+    if across:
+        home = packages.make(
+            packages.cache() / f"{wanted.folder.name}-{request.platform}", functools.partial(_across, request, home)
+        )
     known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
     fits = request.toolchain.name.startswith(f"{own} ")  # one release of libc++ in the plugin, the one that is linked
-    host = toolchains.for_glibc(request.toolchain, request.glibc, request.fetch) if fits else None
+    glibc = request.toolchain.platform.system == "Linux"
+    host = (toolchains.for_glibc(request.toolchain, request.glibc, request.fetch) if glibc else request.toolchain) if fits else None
     pieces = (
         Piece("clang", table.nvcc, f"{made} ({wanted.folder})"),
         _architectures(request, table, known, f"ptxas {version}"),
         Piece("C++ library", f"that of {own}, which compiles the core, too", host.name if host else None, request.toolchain.name),
     )
     flags = ["-Wno-unknown-cuda-version", "-Wno-return-type", *(_headers(wanted.folder / "ziglang" / "zig", host) if host else ())]
+    flags += [f"--target={_TRIPLES[request.platform]}"] if across else []
+    flags += [] if glibc else ["-isystem", str(Path(__file__).parent / "windows")]
     return Toolkit(
         "cuda",
         pieces,
@@ -225,6 +236,52 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
         wanted.folder.name,
         compiler=host,
     )
+
+
+#: clang's names of the platforms for which it compiles on any machine.
+_TRIPLES = {
+    "linux_x86_64": "x86_64-linux-gnu",
+    "linux_aarch64": "aarch64-linux-gnu",
+    "win_amd64": "x86_64-w64-windows-gnu",
+}
+
+
+def _everywhere(variant: str) -> tuple[str, ...]:
+    """The platforms for which a variant's plugin is compiled on any machine: clang's, where the index has no nvcc."""
+    pins = Path(__file__).parent / f"{variant}.txt"
+    return tuple(_TRIPLES) if pins.is_file() and _NVCC not in packages.read(pins, _RECIPE).versions else ()
+
+
+def _across(request: Request, home: Path, folder: Path) -> None:
+    """The same toolkit for another platform in `folder`: what a plugin is linked with has that platform's form, and no code.
+
+    The functions are those that NVIDIA's libraries for this machine export; a plugin is linked with few of them, by name.
+
+    Raises:
+        ToolchainError: the compiler cannot make them.
+    """
+    windows = request.toolchain.platform.system == "Windows"
+    names = {name: _exported(next((home / "lib64").glob(f"lib{name}.so.*"))) for name in ("cudart", "cublas", "cublasLt")}
+    names["cuda"] = _exported(home / "lib64" / "stubs" / "libcuda.so")
+    for part in ("bin", "include", "nvvm", "version"):
+        (folder / part).symlink_to(home / part)
+    for name, functions in names.items():
+        major = (home / "version").read_text(encoding="utf-8").partition(".")[0]
+        target = folder / "lib" / "x64" if windows else folder / "lib64" / ("stubs" if name == "cuda" else "")
+        target.mkdir(parents=True, exist_ok=True)
+        dll = "nvcuda.dll" if name == "cuda" else f"{name}64_{major}.dll"
+        made = stub(request.toolchain, dll if windows else f"lib{name}.so.{1 if name == 'cuda' else major}", functions, 100, target)
+        if windows:
+            made.rename(target / f"{name}.lib")  # as CMake looks for it
+
+
+def _exported(library: Path) -> list[str]:
+    """The names of the functions that an ELF library defines."""
+    with library.open("rb") as stream:
+        symbols = ELFFile(stream).get_section_by_name(".dynsym")
+        assert isinstance(symbols, SymbolTableSection)
+        functions = (symbol for symbol in symbols.iter_symbols() if symbol.entry.st_info.type == "STT_FUNC")
+        return [str(symbol.name) for symbol in functions if symbol.entry.st_shndx != "SHN_UNDEF"]
 
 
 def _headers(zig: Path, host: Toolchain) -> list[str]:
@@ -432,7 +489,8 @@ def _first(home: Path, *patterns: str) -> str | None:
 BACKEND = Backend(
     "cuda",
     find,
-    platforms=("linux_x86_64", "linux_aarch64"),  # a plugin for Windows was never built (docs/status.md)
+    platforms=("linux_x86_64", "linux_aarch64"),
+    across=_everywhere,
     table=Cuda,
     upstream=("-DGGML_CUDA_NCCL=OFF",),
     stands_before_driver=True,

@@ -192,4 +192,6 @@ _LAVAPIPE = Software(
     lambda log: headers.find(True, log).folder,
 )
 _PLATFORMS = ("linux_x86_64", "linux_aarch64", "win_amd64", "win_arm64")
-BACKEND = Backend("vulkan", find, _PLATFORMS, across=_PLATFORMS, gpus=("nvidia", "amd", "intel"), software=_LAVAPIPE)
+BACKEND = Backend(
+    "vulkan", find, _PLATFORMS, across=lambda variant: _PLATFORMS, gpus=("nvidia", "amd", "intel"), software=_LAVAPIPE
+)
