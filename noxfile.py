@@ -212,7 +212,7 @@ def upstream_tests(session: nox.Session) -> None:
 @nox.session(tags=["slow"], default=False)
 def test_foreign(session: nox.Session) -> None:
     """Run the wheels of other platforms in dist/: under qemu-user, under wine, and with musl; `-- [--wheel FILE]`."""
-    install(session)
+    install(session, "compilers")
     session.run("python", "-m", "variants", "test-foreign", *session.posargs)
 
 

@@ -33,6 +33,7 @@ from test_mtmd import chunks, encode, picture
 PREFIX = os.environ.get("LLAMA_CPP_TEST_DEVICE", "CPU")
 PLUGIN = next((plugin for plugin in llama_cpp._backends.state.gpu), None)
 FAILING_DRIVER = os.environ.get("LLAMA_CPP_TEST_FAILING_DRIVER")
+PRELOADED = "PRELOADED" if os.name == "nt" else "LD_PRELOAD"
 PRETENDED = ("CUDA", "ROCm")  # those whose failing driver needs no device
 #: Largest allowed difference of a logit on the GPU, which computes in F16 where it can. Measured on lavapipe: 3e-3, then 2.5e-2 to
 #: 3.1e-2 (the CPU's own are in test_inference; it rounds the activations too, and is farther off).
@@ -46,11 +47,11 @@ pytestmark = pytest.mark.skipif(PLUGIN is None, reason="this wheel has no GPU pl
 Models = Callable[[str], Path]
 #: How Python is started: emulated, where this one is.
 PYTHON = json.loads(os.environ.get("LLAMA_CPP_TEST_PYTHON", "null")) or [sys.executable]
-#: `preloaded`: what has the name `failing_driver`. Windows has no LD_PRELOAD: there a DLL of the loader's name comes first.
+#: `preloaded`: what has the name `failing_driver`. Windows has no LD_PRELOAD: there DLLs of the drivers' names are opened first.
 START = """
 import ctypes, json, os, sys
 if os.name == "nt":
-    preloaded = ctypes.CDLL(os.environ["PRELOADED"]) if "PRELOADED" in os.environ else None
+    preloaded, *others = [ctypes.CDLL(path) for path in os.environ["PRELOADED"].split(";")] if "PRELOADED" in os.environ else [None]
 else:
     preloaded = ctypes.CDLL(None)
 import llama_cpp
@@ -278,7 +279,7 @@ def test_too_little_memory_on_a_pretended_device(big: Path) -> None:
     """The same without a GPU, as far as that goes: the whole is refused as upstream does, two layers are accepted."""
     assert FAILING_DRIVER is not None
     assert PLUGIN is not None
-    done = python(TOO_BIG, big, json.dumps(prompt(24)), LD_PRELOAD=FAILING_DRIVER, DEVICE_MEMORY="100000000")
+    done = python(TOO_BIG, big, json.dumps(prompt(24)), **{PRELOADED: FAILING_DRIVER}, DEVICE_MEMORY="100000000")
     whole, _, plugins = answer(done)
     assert whole == "ValueError"
     assert plugins == [PLUGIN.name]
@@ -358,7 +359,7 @@ def failing_device(request: pytest.FixtureRequest) -> dict[str, str]:
     assert FAILING_DRIVER is not None
     if PREFIX not in PRETENDED:
         request.getfixturevalue("device")
-    return {"PRELOADED" if os.name == "nt" else "LD_PRELOAD": FAILING_DRIVER}
+    return {PRELOADED: FAILING_DRIVER}
 
 
 @failing

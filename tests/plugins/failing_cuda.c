@@ -10,7 +10,17 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef _WIN32 /* one DLL for each of NVIDIA's, each of this file; the first one's failing_driver counts */
+#include <malloc.h>
+#include <windows.h>
+#define aligned_alloc(alignment, size) _aligned_malloc(size, alignment)
+#define aligned_free _aligned_free
+#define pause() Sleep(1000)
+#else
 #include <unistd.h>
+#define aligned_free free
+#endif
 
 int failing_driver = 0;
 static int lost = 0;
@@ -111,7 +121,7 @@ int cudaFree(void * memory) {
     }
     memcpy(&size, (char *) memory - HEAD, sizeof size);
     used -= size;
-    free((char *) memory - HEAD);
+    aligned_free((char *) memory - HEAD);
     return OK;
 }
 
@@ -119,7 +129,7 @@ int cudaMemGetInfo(size_t * left, size_t * all) { *left = total() - used; *all =
 int cudaMallocHost(void ** out, size_t size) { *out = aligned_alloc(4096, (size + 4095) / 4096 * 4096); return lost; }
 int cudaHostAlloc(void ** out, size_t size, unsigned flags) { (void) flags; return cudaMallocHost(out, size); }
 int cudaMallocManaged(void ** out, size_t size, unsigned flags) { (void) flags; return cudaMalloc(out, size); }
-int cudaFreeHost(void * memory) { free(memory); return lost; }
+int cudaFreeHost(void * memory) { aligned_free(memory); return lost; }
 int cudaHostRegister(void * memory, size_t size, unsigned flags) { (void) memory; (void) size; (void) flags; return lost; }
 int cudaHostUnregister(void * memory) { (void) memory; return lost; }
 int cudaHostGetDevicePointer(void ** out, void * memory, unsigned flags) { (void) flags; *out = memory; return lost; }

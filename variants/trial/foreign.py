@@ -68,17 +68,19 @@ def test(wheel: Path, build_dir: Path) -> None:
         console.print(f"      on {words}{f': {expected}' if expected else ''}")
         env = world.env(site, **more, **({"LLAMA_CPP_TEST_PLUGIN": expected} if expected else {}))
         _run(wheel, world, command, files, env, {"processor": f"{words} ({expected})"} if expected else {}, log)
-    if variant and software:
+    if variant and variant.backend and (software or variant.backend.stands_before_driver):
         words, command, _ = processors[-1]
-        console.print(f"      on {words}: {smoke.GPU_TESTS}, on a device that computes on the CPU")
         more |= {"LLAMA_CPP_TEST_DEVICE": variant.table.smoke.device}
-        if driver := standins.failing_driver(variant, tools, folder, log):
-            more["LLAMA_CPP_TEST_FAILING_DRIVER"] = world.path(driver)
+        drivers = standins.failing_driver(variant, tools, folder, log)
+        more |= {"LLAMA_CPP_TEST_FAILING_DRIVER": ";".join(map(world.path, drivers))} if drivers else {}
         # wine hands out the devices of this machine's own drivers; qemu-user has those of its own system
         wine = platform.system == "Windows"
-        more |= software.variables(platforms.here().machine if wine else platform.machine)
+        more |= software.variables(platforms.here().machine if wine else platform.machine) if software else {}
         more |= {"LLAMA_CPP_TEST_WINE": "1"} if wine else {"LLAMA_CPP_TEST_PYTHON": json.dumps([str(word) for word in command])}
-        shown: AbstractContextManager[dict[str, str]] = worlds.display() if wine else nullcontext({})
+        console.print(
+            f"      on {words}: {smoke.GPU_TESTS}, on a device that {'computes on the CPU' if software else 'is pretended'}"
+        )
+        shown: AbstractContextManager[dict[str, str]] = worlds.display() if wine and software else nullcontext({})
         with shown as display:
             _run(wheel, world, command, [smoke.GPU_TESTS], world.env(site, **more, **display), {}, log)
 

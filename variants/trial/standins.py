@@ -14,23 +14,26 @@ from ..upstream.source import ROOT
 _SOURCES = ROOT / "tests" / "plugins"
 
 
-def failing_driver(variant: Variant, tools: Toolchain, folder: Path, log: Path) -> Path | None:
-    """A driver of the variant's backend that fails on command; None where there is none to stand before.
+def failing_driver(variant: Variant, tools: Toolchain, folder: Path, log: Path) -> list[Path]:
+    """A driver of the variant's backend that fails on command; nothing where there is none.
 
-    Linux preloads it. On Windows it has the name of the driver's own library, and is opened before that.
+    Linux preloads it. On Windows there is one for each library that the plugin gets from elsewhere, by that one's name, and they
+    are opened before those.
 
     Raises:
         CommandError: it does not compile.
     """
     assert variant.backend
     code = _SOURCES / f"failing_{variant.backend.name}.c"
-    if not (code.is_file() and variant.backend.software):
-        return None
-    platform = tools.platform
-    windows = platform.system == "Windows"
-    name = variant.table.runtime.on(platform).system[0] if windows else f"{code.stem}.so"
-    flags = [] if windows else ["-fPIC", f"-Wl,-soname,{name}", "-ldl"]
-    return _compile(code, folder / code.stem / name, tools, log, f"-I{variant.backend.software.headers(log)}", *flags)
+    if not code.is_file():
+        return []
+    include = [f"-I{variant.backend.software.headers(log)}"] if variant.backend.software else []
+    if tools.platform.system != "Windows":
+        name = f"{code.stem}.so"
+        return [_compile(code, folder / code.stem / name, tools, log, *include, "-fPIC", f"-Wl,-soname,{name}", "-ldl")]
+    needs = variant.table.runtime.on(tools.platform)
+    names = [*(name for names in needs.libraries.values() for name in names), *needs.system]
+    return [_compile(code, folder / code.stem / name, tools, log, *include) for name in names]
 
 
 def cuda(tools: Toolchain, folder: Path, log: Path) -> Path:

@@ -183,15 +183,20 @@ def _link_names(folder: Path) -> None:
 
 
 def _driver_stub(include: Path, target: Path, request: Request) -> None:
-    """Write `target`/libcuda.so: the driver's functions by name, from `include`/cuda.h, to link with and never to ship.
+    """Write `target`/libcuda.so for this machine: the driver's functions by name, from `include`/cuda.h, to link with and never
+    to ship.
 
     Raises:
         ToolchainError: the compiler cannot make it.
     """
     target.mkdir(parents=True, exist_ok=True)
-    text = process.output([request.toolchain.cxx, "-x", "c", "-E", "-P", "-I", include, include / "cuda.h"])
+    here = platforms.here()
+    tools = request.toolchain
+    if tools.platform != here:
+        tools = toolchains.find("zig", tools.folder, here)
+    text = process.output([tools.cxx, "-x", "c", "-E", "-P", "-I", include, include / "cuda.h"])
     names = re.findall(r"\bCUresult\s+(cu\w+)\s*\(", text)
-    stub(request.toolchain, "libcuda.so.1", names, 100, target)  # CUDA_ERROR_NO_DEVICE
+    stub(tools, "libcuda.so.1", names, 100, target)  # CUDA_ERROR_NO_DEVICE
 
 
 def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) -> Toolkit:
@@ -205,12 +210,11 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     if not _assemble(request, wanted, version, _finish_clang):
         return Toolkit("cuda", (Piece("clang", table.nvcc, f"{made}; {_to_come(wanted, version)}"),), "")
     home = wanted.folder / "cuda"
+    known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
     across = request.toolchain.platform != platforms.here()
     if across:
-        home = packages.make(
-            packages.cache() / f"{wanted.folder.name}-{request.platform}", functools.partial(_across, request, home)
-        )
-    known = set(re.findall(r"\bsm_(\d+)\b", process.output([home / "bin" / "ptxas", "--help"])))
+        there = packages.cache() / f"{wanted.folder.name}-{request.platform}"
+        home = packages.make(there, functools.partial(_across, request, home))
     fits = request.toolchain.name.startswith(f"{own} ")  # one release of libc++ in the plugin, the one that is linked
     glibc = request.toolchain.platform.system == "Linux"
     host = (toolchains.for_glibc(request.toolchain, request.glibc, request.fetch) if glibc else request.toolchain) if fits else None
@@ -221,7 +225,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     )
     flags = ["-Wno-unknown-cuda-version", "-Wno-return-type", *(_headers(wanted.folder / "ziglang" / "zig", host) if host else ())]
     flags += [f"--target={_TRIPLES[request.platform]}"] if across else []
-    flags += [] if glibc else ["-isystem", str(Path(__file__).parent / "windows")]
+    flags += [] if glibc else ["-I", str(Path(__file__).parent / "windows")]
     return Toolkit(
         "cuda",
         pieces,
@@ -263,11 +267,16 @@ def _across(request: Request, home: Path, folder: Path) -> None:
     windows = request.toolchain.platform.system == "Windows"
     names = {name: _exported(next((home / "lib64").glob(f"lib{name}.so.*"))) for name in ("cudart", "cublas", "cublasLt")}
     names["cuda"] = _exported(home / "lib64" / "stubs" / "libcuda.so")
-    for part in ("bin", "include", "nvvm", "version"):
+    for part in ("include", "nvvm", "version"):
         (folder / part).symlink_to(home / part)
+    (folder / "bin").mkdir()
+    for program in ("nvcc", "ptxas", "fatbinary"):  # no links: by the place of nvcc CMake knows a toolkit
+        script = folder / "bin" / program
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(home / "bin" / program))} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
     for name, functions in names.items():
         major = (home / "version").read_text(encoding="utf-8").partition(".")[0]
-        target = folder / "lib" / "x64" if windows else folder / "lib64" / ("stubs" if name == "cuda" else "")
+        target = folder / "lib64" / ("stubs" if name == "cuda" else "")  # for Windows too: CMake looks there on Linux
         target.mkdir(parents=True, exist_ok=True)
         dll = "nvcuda.dll" if name == "cuda" else f"{name}64_{major}.dll"
         made = stub(request.toolchain, dll if windows else f"lib{name}.so.{1 if name == 'cuda' else major}", functions, 100, target)
