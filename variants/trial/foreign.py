@@ -58,7 +58,7 @@ def test(wheel: Path, build_dir: Path) -> None:
     world = worlds.WORLDS[platform.name](folder, log, software.packages if software else ())
     site = folder / "site-packages"
     _install(wheel, world, site, folder, platform, log)
-    tools = toolchain.find("zig", build_dir / "toolchains", platform)
+    tools = toolchain.find("zig", folder.parent / "toolchains", platform)  # not the build's: this may be another installation
     files, more = [*smoke.PORTABLE], {}
     if platform.system == "Windows":
         files.append(_WINDOWS_TESTS)

@@ -225,7 +225,7 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     )
     flags = ["-Wno-unknown-cuda-version", "-Wno-return-type", *(_headers(wanted.folder / "ziglang" / "zig", host) if host else ())]
     flags += [f"--target={_TRIPLES[request.platform]}"] if across else []
-    flags += [] if glibc else ["-I", str(Path(__file__).parent / "windows")]
+    flags += [] if glibc else ["-I", str(Path(__file__).parent / "windows"), *_WINDOWS]
     return Toolkit(
         "cuda",
         pieces,
@@ -242,6 +242,8 @@ def _clang_from_index(request: Request, table: Cuda, wanted: packages.Packages) 
     )
 
 
+#: NVIDIA's C++ library would define these once more for both sides, as libc++ has for the host's.
+_WINDOWS = ("-D__CORRECT_ISO_CPP_STRING_H_PROTO", "-D__CORRECT_ISO_CPP_WCHAR_H_PROTO")
 #: clang's names of the platforms for which it compiles on any machine.
 _TRIPLES = {
     "linux_x86_64": "x86_64-linux-gnu",
