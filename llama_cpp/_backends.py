@@ -109,7 +109,7 @@ def _without_libraries(folder: pathlib.Path) -> str:
             "beside it (pip install --target) that the program puts on sys.path, or pack with shiv or pex, which unpack."
         )
     return (
-        f"llama_cpp has no {folder}: install llama-cpp-python again. A frozen program must bring it along: PyInstaller 6 does so by "
+        f"llama_cpp has no {folder}: install llama-cpp-python again. A frozen program must bring it along: PyInstaller does so by "
         "itself, Nuitka with --include-package-data=llama_cpp."
     )
 
