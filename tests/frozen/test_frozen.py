@@ -18,7 +18,7 @@ import gguf
 import pytest
 import tiny
 
-from variants.choice import machine
+from variants import platforms
 from variants.errors import ToolchainError
 from variants.release import pipeline
 from variants.steps import assemble
@@ -90,7 +90,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return installed(tmp_path_factory.mktemp("cpu"), wheel_of(machine.detect().platform, None))
+    return installed(tmp_path_factory.mktemp("cpu"), wheel_of(platforms.here().name, None))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def complete(found: Any, text: str) -> None:
 def test_pyinstaller(kind: str, python: Path, model: Path, text: str, tmp_path: Path) -> None:
     program = moved(pyinstaller(python, tmp_path, f"--{kind}"), tmp_path)
     if kind == "onedir":
-        core = assemble.read_core(wheel_of(machine.detect().platform, None)).fingerprint
+        core = assemble.read_core(wheel_of(platforms.here().name, None)).fingerprint
         files = [path for path in program.rglob(f"*{core}*") if "ggml-base" in path.name]
         assert [path.parent.name for path in files] == ["lib"], "one copy of each library, and no links to it"
         program /= f"my prögram{EXE}"
@@ -138,7 +138,7 @@ def test_pyinstaller(kind: str, python: Path, model: Path, text: str, tmp_path: 
 
 def test_the_drivers_library_stays_out(model: Path, text: str, tmp_path: Path) -> None:
     """Of a Vulkan wheel, the plugin and its description come along, and the Vulkan loader of the machine that freezes does not."""
-    python = installed(tmp_path, wheel_of(machine.detect().platform, "vulkan"))
+    python = installed(tmp_path, wheel_of(platforms.here().name, "vulkan"))
     program = moved(pyinstaller(python, tmp_path), tmp_path)
     assert not list(program.rglob("*vulkan.so.*")) + list(program.rglob("vulkan-1.dll"))
     found = started(program / f"my prögram{EXE}", model)
@@ -153,7 +153,7 @@ def test_the_drivers_library_stays_out(model: Path, text: str, tmp_path: Path) -
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the driver is a stand-in for Linux")
 def test_libraries_from_packages(model: Path, text: str, tmp_path: Path) -> None:
     """NVIDIA's libraries come along from its packages, and the frozen program opens these and no others."""
-    wheel = wheel_of(machine.detect().platform, "cuda13")
+    wheel = wheel_of(platforms.here().name, "cuda13")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         pytest.skip("there is no C compiler to make a driver with")
@@ -203,7 +203,7 @@ def test_beside_a_zipapp(python: Path, model: Path, text: str, tmp_path: Path) -
     folder = tmp_path / "an öther place"
     folder.mkdir()
     command(python, "-m", "zipapp", source, "-o", folder / "my àpp.pyz")
-    wheel = wheel_of(machine.detect().platform, None)
+    wheel = wheel_of(platforms.here().name, None)
     command("uv", "pip", "install", "--python", python, "--target", folder / "lib", wheel)
     complete(started(folder / "my àpp.pyz", model, python, "-S"), text)
 

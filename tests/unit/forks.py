@@ -19,7 +19,7 @@ from pathlib import Path
 #: What the command line imports, and what that imports, of other people.
 THEIRS = (
     "archspec.cpu", "email.parser", "filelock", "http.server", "msgspec", "packaging.requirements", "packaging.tags",
-    "platformdirs", "rich.console", "rich.markup", "rich.progress", "rich.table", "ssl", "urllib.request", 
+    "platformdirs", "rich.console", "rich.markup", "rich.progress", "rich.table", "ssl", "urllib.request",
     "variantlib.pyproject_toml", "variantlib.resolver.lib", "variantlib.resolver.sorting", "variantlib.variant_dist_info",
     "variantlib.variants_json",
 )  # fmt: skip

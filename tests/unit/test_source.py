@@ -14,7 +14,7 @@ import pytest
 
 from variants.errors import SourceError
 from variants.terminal import disk, process
-from variants.upstream import source
+from variants.upstream import metadata_provider, source
 
 Member = tuple[str, bytes]
 PYPROJECT = b"""[build-system]
@@ -313,3 +313,16 @@ def test_broken_pin(tmp_path: Path, text: str) -> None:
         source.read_pin(pin)
     assert str(pin) in caught.value.what
     assert "git checkout" in caught.value.remedy
+
+
+def test_scripts_of_upstream(tmp_path: Path) -> None:
+    """What PKG-INFO does not have: scripts come along, and entry points that nobody has looked at stop the build."""
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[project]\nname = "x"\n')
+    assert metadata_provider.scripts("scripts", tmp_path) == {}
+    file.write_text('[project]\nname = "x"\n[project.scripts]\nllama = "llama_cpp.cli:main"\n')
+    assert metadata_provider.scripts("scripts", tmp_path) == {"llama": "llama_cpp.cli:main"}
+    assert metadata_provider.scripts("gui-scripts", tmp_path) == {}
+    file.write_text('[project]\nname = "x"\n[project.entry-points.some]\nx = "x:y"\n')
+    with pytest.raises(RuntimeError, match="Upstream has entry points for some"):
+        metadata_provider.scripts("scripts", tmp_path)
