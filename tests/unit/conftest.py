@@ -46,12 +46,20 @@ def forks() -> Iterator[Forks]:
 @pytest.fixture
 def cli(checkout: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Run ``python -m variants`` in the copy; no index is within reach."""
-    out = tmp_path_factory.mktemp("out")
+    return _runner(checkout, forks, tmp_path_factory.mktemp("out"))
 
+
+@pytest.fixture(scope="session")
+def asking(compiled: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The same for commands that change nothing, in one copy for all of them."""
+    return _runner(compiled, forks, tmp_path_factory.mktemp("out"))
+
+
+def _runner(folder: Path, forks: Forks, out: Path) -> Cli:
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "COLUMNS": "200", **environment}
         env.pop("PIP_FIND_LINKS", None)
-        done = forks.run(list(map(str, arguments)), checkout, env, out)
+        done = forks.run(list(map(str, arguments)), folder, env, out)
         assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
         return done
 
