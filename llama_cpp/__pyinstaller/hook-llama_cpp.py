@@ -52,7 +52,7 @@ def leave_out(names: Iterable[str]) -> None:
     here is collected, in the program's first folder: too much, and in nobody's way.
     """
     patterns = [re.escape(name) + "$" for name in names]
-    with contextlib.suppress(AttributeError):
+    with contextlib.suppress(AttributeError, TypeError):
         dylib.exclude_list = type(dylib.exclude_list)(dylib._excludes.union(patterns))
 
 
