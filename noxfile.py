@@ -240,6 +240,14 @@ def layouts(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def frozen(session: nox.Session) -> None:
+    """Freeze a program with the wheels of dist/: PyInstaller, also under wine, a zipapp, shiv, Nuitka; `-- [-k pyinstaller]`."""
+    folder = ours(session, "tests/frozen")
+    install(session, "tests", "installers")
+    session.run("python", "-m", "pytest", folder, *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def old_cpus(session: nox.Session) -> None:
     """Run the smoke inference on emulated old processors, from Nehalem on (needs qemu-user)."""
     install(session, "installers")

@@ -100,10 +100,27 @@ class Plugin:
         return row
 
 
+def _without_libraries(folder: pathlib.Path) -> str:
+    """Why this package has no `folder` of libraries, and what helps: it lies in an archive (PEP 441), or was copied without it."""
+    archive = next((str(path) for path in folder.parents if path.is_file()), None)
+    if archive:
+        return (
+            f"llama_cpp is inside {archive}, and shared libraries cannot be opened there: install llama-cpp-python into a folder "
+            "beside it (pip install --target) that the program puts on sys.path, or pack with shiv or pex, which unpack."
+        )
+    return (
+        f"llama_cpp has no {folder}: install llama-cpp-python again. A frozen program must bring it along: PyInstaller does so by "
+        "itself, Nuitka with --include-package-data=llama_cpp."
+    )
+
+
 def _lib_dir() -> pathlib.Path:
     override = os.environ.get(LIB_PATH_VARIABLE)
     if override is None:
-        return pathlib.Path(os.path.abspath(os.path.dirname(__file__))) / "lib"
+        folder = pathlib.Path(os.path.abspath(os.path.dirname(__file__))) / "lib"
+        if not folder.is_dir():
+            raise ImportError(_without_libraries(folder))
+        return folder
     folder = pathlib.Path(override)  # empty: the current folder, as for upstream
     for name in ("llama", "ggml"):
         names = list(dict.fromkeys((_PREFIX + name + _SHARED, "lib" + name + _SUFFIX)))

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from installer.sources import WheelFile
 from packaging.requirements import Requirement
 
@@ -106,6 +104,9 @@ def test_licence_moved(upstream: source.Upstream) -> None:
 
 def test_bill_of_materials(upstream: source.Upstream) -> None:
     """Valid CycloneDX 1.6 that names llama.cpp with version and commit, and what the toolchain links in."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator  # a second, which no other test needs
+
     tools = toolchain.Toolchain("zig", "zig 0.17.1 t", LINUX, (), {}, None, None, {"zig": Path("x"), "LLVM libcxx": Path("y")})
     text = assemble.bill_of_materials(upstream, tools, upstream.epoch)
     assert text == assemble.bill_of_materials(upstream, tools, upstream.epoch)

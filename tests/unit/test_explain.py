@@ -185,26 +185,26 @@ def test_every_label_of_the_matrix_is_known_to_its_provider() -> None:
         (["http://127.0.0.1:9/simple/"], "does not answer as an index"),
     ],
 )  # fmt: skip
-def test_mistakes(cli: Cli, offered: Path, arguments: list[str], what: str) -> None:
+def test_mistakes(asking: Cli, offered: Path, arguments: list[str], what: str) -> None:
     where = [] if arguments[0].startswith(("nowhere", "http")) else [str(offered)]
-    done = cli("explain", *where, *arguments)
+    done = asking("explain", *where, *arguments)
     assert done.returncode == UsageError.exit_code
     assert what in done.stdout
     assert len(done.stdout.splitlines()) < 10
 
 
-def test_command_line(cli: Cli, offered: Path) -> None:
+def test_command_line(asking: Cli, offered: Path) -> None:
     """In words, and as JSON; the exit code says whether anything fits."""
-    done = cli("explain", offered, "--driver", "12.8", "--sm", "8.6", "--cpu", "haswell", "--platform", "win_amd64")
+    done = asking("explain", offered, "--driver", "12.8", "--sm", "8.6", "--cpu", "haswell", "--platform", "win_amd64")
     assert done.returncode == 0
     assert "takes      llama_cpp_python-9.9.7-py3-none-win_amd64-cuda12.whl" in done.stdout
     assert "needs driver for CUDA 13.0 or newer, found 12.8" in done.stdout
-    done = cli("explain", offered, "--gfx", "gfx1100", "--optional", "amd", "--json")
+    done = asking("explain", offered, "--gfx", "gfx1100", "--optional", "amd", "--json")
     answer = json.loads(done.stdout)
     assert answer["choice"]["label"] == "rocm7"
     assert answer["others"]["uv"].endswith("-vulkan.whl")
     assert any("uv does not know the provider of amd" in line for line in answer["differences"])
-    done = cli("explain", offered, "--platform", "musllinux_1_2_aarch64", "--installer", "pip")
+    done = asking("explain", offered, "--platform", "musllinux_1_2_aarch64", "--installer", "pip")
     assert done.returncode == 1
     assert "nothing fits" in done.stdout
 

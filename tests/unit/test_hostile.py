@@ -223,6 +223,25 @@ def test_every_member_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "fine"),
+    [
+        ("[pyinstaller40]\nhook-dirs = llama_cpp.__pyinstaller:hook_dirs\n", True),
+        ("[pyinstaller40]\nhook-dirs = evil:hook_dirs\n", False),
+        ("[pyinstaller40]\nhook-dirs = llama_cpp.__pyinstaller:hook_dirs\n[console_scripts]\npip = llama_cpp.evil:main\n", False),
+        ("[DEFAULT]\npip = evil:main\n[pyinstaller40]\nhook-dirs = llama_cpp.__pyinstaller:hook_dirs\n", False),
+        ("[pyinstaller40\n", False),
+        ("", False),
+    ],
+)
+def test_entry_points(text: str, fine: bool, tmp_path: Path) -> None:
+    """Those that somebody has looked at, and no script of another name."""
+    path = plain(tmp_path)
+    rewritten(path, lambda files: files.update({f"{INFO}/entry_points.txt": text.encode()}))
+    found = [finding.file for finding in verify.members(verify.read(path))]
+    assert (f"{INFO}/entry_points.txt" in found) is not fine
+
+
+@pytest.mark.parametrize(
     "line", ["Requires-Dist: evil", "Requires-Dist: numpy>=1", "Requires-Dist: numpy @ https://example.org/x", "Requires-Dist: ?"]
 )
 def test_another_requirement(line: str, tmp_path: Path) -> None:

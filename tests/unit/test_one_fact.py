@@ -37,6 +37,25 @@ def test_the_import_line() -> None:
     assert adopt.our_import().startswith("from . import _backends as _backends")
 
 
+def test_entry_points() -> None:
+    """Those of pyproject.toml are the ones that `verify` takes, and lead to a folder of ours that has the hook."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = assemble.known_core().entry_points
+    assert project["entry-points"]["pyinstaller40"] == known["pyinstaller40"]
+    module, _, function = known["pyinstaller40"]["hook-dirs"].partition(":")
+    file = ROOT / module.replace(".", "/") / "__init__.py"
+    assert f"def {function}()" in file.read_text(encoding="utf-8")
+    assert (file.parent / "hook-llama_cpp.py").is_file()
+
+
+def test_our_modules() -> None:
+    """The Python files of llama_cpp/ are those that CMakeLists.txt installs, that `verify` takes and that an adopted tree gets."""
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llama_cpp").rglob("*.py")}
+    assert found == set(source.OURS)
+    assert set(re.findall(r'"\$\{root\}/(llama_cpp/[\w/-]+\.py)"', RULES.partition("what goes into the wheel")[2])) == found
+    assert all(any(name == copied or name.startswith(f"{copied}/") for copied in adopt.COPIED) for name in found)
+
+
 def test_platforms() -> None:
     """Every platform has a runner and a list of CPU plugins; a backend builds for none that nobody knows."""
     assert set(jobs.MACHINES) == set(assemble.known_core().plugins) == set(PLATFORMS)

@@ -14,7 +14,7 @@ import pytest
 
 from variants.errors import SourceError
 from variants.terminal import disk, process
-from variants.upstream import source
+from variants.upstream import metadata_provider, source
 
 Member = tuple[str, bytes]
 PYPROJECT = b"""[build-system]
@@ -83,6 +83,13 @@ def vendor_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def fetched(vendor_dir: Path, tmp_path: Path) -> Path:
+    """The same after the download, where what pip does is not the question."""
+    shutil.copy(tmp_path / "index" / "llama_cpp_python-9.9.7.tar.gz", vendor_dir)
+    return vendor_dir
+
+
 def test_the_real_pin_is_valid() -> None:
     assert source.read_pin().name == "llama-cpp-python"
 
@@ -102,26 +109,26 @@ def test_fetch_once_then_work_offline(vendor_dir: Path, monkeypatch: pytest.Monk
     assert source.vendor(LOCK, vendor_dir=vendor_dir) == upstream
 
 
-def test_unpacks_again_offline(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpacks_again_offline(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A removed or unfinished tree comes back from the archive beside it, without the network."""
-    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
+    upstream = source.vendor(LOCK, vendor_dir=fetched)
     shutil.rmtree(upstream.tree)
-    (vendor_dir / ".llama_cpp_python.123.tmp").mkdir()
+    (fetched / ".llama_cpp_python.123.tmp").mkdir()
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
-    assert source.vendor(LOCK, vendor_dir=vendor_dir) == upstream
-    assert not list(vendor_dir.glob(".*.tmp"))
+    assert source.vendor(LOCK, vendor_dir=fetched) == upstream
+    assert not list(fetched.glob(".*.tmp"))
 
 
-def test_leftovers_of_a_killed_download_go(vendor_dir: Path) -> None:
-    (vendor_dir / ".download.abc.tmp").mkdir()
-    source.vendor(LOCK, vendor_dir=vendor_dir)
-    assert not list(vendor_dir.glob(".download*"))
+def test_leftovers_of_a_killed_download_go(fetched: Path) -> None:
+    (fetched / ".download.abc.tmp").mkdir()
+    source.vendor(LOCK, vendor_dir=fetched)
+    assert not list(fetched.glob(".download*"))
 
 
 @pytest.mark.parametrize("how", ["edited", "edited and dated back", "removed", "added"])
-def test_an_edited_tree_is_no_release(vendor_dir: Path, how: str) -> None:
+def test_an_edited_tree_is_no_release(fetched: Path, how: str) -> None:
     """The content decides, not the stamp: what was changed by hand does not pass for what upstream released."""
-    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
+    upstream = source.vendor(LOCK, vendor_dir=fetched)
     file = upstream.tree / "llama_cpp" / "__init__.py"
     times = file.stat()
     if how == "removed":
@@ -134,24 +141,24 @@ def test_an_edited_tree_is_no_release(vendor_dir: Path, how: str) -> None:
         if how != "edited":
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(SourceError, match="is not what was unpacked there") as caught:
-        source.vendor(LOCK, vendor_dir=vendor_dir)
+        source.vendor(LOCK, vendor_dir=fetched)
     assert "path = " in caught.value.remedy
     if how == "edited":
         assert "llama_cpp/__init__.py changed" in caught.value.what
 
 
-def test_tree_of_another_release(vendor_dir: Path) -> None:
-    upstream = source.vendor(LOCK, vendor_dir=vendor_dir)
+def test_tree_of_another_release(fetched: Path) -> None:
+    upstream = source.vendor(LOCK, vendor_dir=fetched)
     pin = source.Pin("llama-cpp-python", "9.9.8", "0" * 64)
     with pytest.raises(SourceError, match="holds another release"):
         source.read_tree(pin, upstream.tree)
 
 
-def test_damaged_archive_is_fetched_anew(vendor_dir: Path) -> None:
-    source.vendor(LOCK, vendor_dir=vendor_dir)
-    shutil.rmtree(vendor_dir / "llama_cpp_python")
-    (vendor_dir / "llama_cpp_python-9.9.7.tar.gz").write_bytes(b"half a file")
-    assert source.vendor(LOCK, vendor_dir=vendor_dir).version == "9.9.7"
+def test_damaged_archive_is_fetched_anew(fetched: Path) -> None:
+    source.vendor(LOCK, vendor_dir=fetched)
+    shutil.rmtree(fetched / "llama_cpp_python")
+    (fetched / "llama_cpp_python-9.9.7.tar.gz").write_bytes(b"half a file")
+    assert source.vendor(LOCK, vendor_dir=fetched).version == "9.9.7"
 
 
 def test_wrong_hash(vendor_dir: Path, tmp_path: Path) -> None:
@@ -192,15 +199,15 @@ def test_uv_settings_reach_pip(vendor_dir: Path, monkeypatch: pytest.MonkeyPatch
     assert source._pip_environment()["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple/"
 
 
-def test_move_the_pin(vendor_dir: Path, tmp_path: Path) -> None:
-    source.vendor(LOCK, vendor_dir=vendor_dir)
+def test_move_the_pin(fetched: Path, tmp_path: Path) -> None:
+    source.vendor(LOCK, vendor_dir=fetched)
     newer = sdist(tmp_path / "index", "9.9.8")
-    upstream = source.vendor(LOCK, "9.9.8", vendor_dir)
+    upstream = source.vendor(LOCK, "9.9.8", fetched)
     assert (upstream.version, upstream.commit) == ("9.9.8", "1111111")
-    text = (vendor_dir / "upstream.toml").read_text(encoding="utf-8")
+    text = (fetched / "upstream.toml").read_text(encoding="utf-8")
     assert text.startswith("# kept\n")
     assert sha256(newer) in text
-    assert not (vendor_dir / "llama_cpp_python-9.9.7.tar.gz").exists()
+    assert not (fetched / "llama_cpp_python-9.9.7.tar.gz").exists()
 
 
 def test_nothing_of_a_release_runs_before_its_hash_is_known(
@@ -313,3 +320,16 @@ def test_broken_pin(tmp_path: Path, text: str) -> None:
         source.read_pin(pin)
     assert str(pin) in caught.value.what
     assert "git checkout" in caught.value.remedy
+
+
+def test_scripts_of_upstream(tmp_path: Path) -> None:
+    """What PKG-INFO does not have: scripts come along, and entry points that nobody has looked at stop the build."""
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[project]\nname = "x"\n')
+    assert metadata_provider.scripts("scripts", tmp_path) == {}
+    file.write_text('[project]\nname = "x"\n[project.scripts]\nllama = "llama_cpp.cli:main"\n')
+    assert metadata_provider.scripts("scripts", tmp_path) == {"llama": "llama_cpp.cli:main"}
+    assert metadata_provider.scripts("gui-scripts", tmp_path) == {}
+    file.write_text('[project]\nname = "x"\n[project.entry-points.some]\nx = "x:y"\n')
+    with pytest.raises(RuntimeError, match="Upstream has entry points for some"):
+        metadata_provider.scripts("scripts", tmp_path)

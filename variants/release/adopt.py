@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tomllib
 from pathlib import Path
 
 from ..errors import SourceError
@@ -20,10 +19,11 @@ COPIED = (
     "tests/plugins",
     "llama_cpp/_backends.py",
     "llama_cpp/__main__.py",
+    "llama_cpp/__pyinstaller",
     *(f"llama_cpp/{name}" for name in COMPILED),
 )
 #: Tables of our pyproject.toml that upstream's gets.
-TABLES = ("variant", "dependency-groups")
+TABLES = ("project.entry-points.pyinstaller40", "variant", "dependency-groups")
 
 _IMPORT = re.compile(r'^set\(our_import "(.+)\\n"\)$', re.MULTILINE)
 
@@ -53,7 +53,7 @@ def adopt(tree: Path) -> list[str]:
         )
     adopted = (tree / "variants" / "CMakeLists.txt").is_file()
     ours, theirs = (path.read_text(encoding="utf-8") for path in (ROOT / "pyproject.toml", project))
-    taken = [name for name in TABLES if name in tomllib.loads(theirs)]
+    taken = [name for name in TABLES if re.search(rf"(?m)^\[{re.escape(name)}[.\]]", theirs)]
     taken += [name for name in COPIED if (tree / name).exists() and name != "tests"]
     if taken and not adopted:
         raise SourceError(f"{tree} has {', '.join(taken)} already.", "Merge these by hand; docs/adopting.md lists what goes where.")

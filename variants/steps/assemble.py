@@ -10,12 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from cyclonedx.model import HashAlgorithm, HashType
-from cyclonedx.model.bom import Bom, BomMetaData
-from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.model.license import DisjunctiveLicense
-from cyclonedx.output.json import JsonV1Dot6
-from packageurl import PackageURL
 from packaging.version import Version
 
 from ..compilers.toolchain import Toolchain
@@ -87,12 +81,13 @@ def changes(core: Core, version: str) -> tuple[list[str], bool]:
 
 class KnownCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``core.toml``: the `release` of llama-cpp-python that somebody last looked at, its `libraries`, its CPU `plugins` by
-    platform, the files of its `package`, and what it `requires`."""
+    platform, the files of its `package`, what it `requires`, and its `entry_points` by group and name."""
 
     release: str
     libraries: list[str]
     package: list[str]
     requires: list[str]
+    entry_points: dict[str, dict[str, str]]
     plugins: dict[str, list[str]]
 
 
@@ -230,7 +225,7 @@ def _header_licences(vendor: Path) -> dict[str, bytes]:
     return found
 
 
-_LINKED = {"zig": DisjunctiveLicense(id="MIT"), "mingw-w64": DisjunctiveLicense(id="ZPL-2.1")}
+_LINKED = {"zig": "MIT", "mingw-w64": "ZPL-2.1"}  # SPDX identifiers
 
 
 def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> bytes:
@@ -238,6 +233,13 @@ def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> b
 
     Deterministic: the serial number is derived from the content's names, the time is `epoch`.
     """
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.license import DisjunctiveLicense
+    from cyclonedx.output.json import JsonV1Dot6
+    from packageurl import PackageURL
+
     llama_cpp = upstream.tree / "vendor" / "llama.cpp"
     version = _cmake_version(llama_cpp / "CMakeLists.txt", "LLAMA")
     mit, apache = DisjunctiveLicense(id="MIT"), DisjunctiveLicense(name="Apache-2.0 WITH LLVM-exception")
@@ -275,7 +277,7 @@ def bill_of_materials(upstream: Upstream, toolchain: Toolchain, epoch: int) -> b
                 version=toolchain.name.split()[1] if toolchain.kind == "zig" else None,
                 type=ComponentType.LIBRARY,
                 bom_ref=name,
-                licenses=[_LINKED.get(name, apache)],
+                licenses=[DisjunctiveLicense(id=_LINKED[name]) if name in _LINKED else apache],
                 description=f"Linked statically by {toolchain.name}",
             )
         )

@@ -130,7 +130,7 @@ def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, bui
 
 def _stamp(upstream: Upstream, toolchain: Toolchain) -> str:
     """All that decides the core's wheel, beside upstream's source files, which ninja looks at."""
-    files = [ROOT / "pyproject.toml", *sorted((ROOT / "llama_cpp").glob("*.py")), *sorted(upstream.tree.glob("llama_cpp/**/*.py"))]
+    files = [ROOT / "pyproject.toml", *sorted((ROOT / "llama_cpp").rglob("*.py")), *sorted(upstream.tree.glob("llama_cpp/**/*.py"))]
     digest = hashlib.sha256(fingerprint(upstream, toolchain.name, toolchain.platform.name).encode())
     for path in files:
         digest.update(path.name.encode() + path.read_bytes())

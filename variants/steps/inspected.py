@@ -120,7 +120,7 @@ def read(path: Path) -> Wheel:
     with archive.open_wheel(path) as opened:
         info = archive.dist_info(opened)
         wheel = Wheel(path, {}, info, {}, {}, {}, {})
-        texts = {*_TEXTS, *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "variant.json"))}
+        texts = {*_TEXTS, *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "variant.json"))}
         bill = False
         for name, member in opened.files().items():
             if name in texts:

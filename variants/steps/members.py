@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from collections.abc import Iterable, Iterator
 
@@ -18,7 +19,7 @@ from .assemble import CORE
 from .inspected import Finding, Wheel
 
 #: Our own modules of the package.
-_OURS = frozenset({"llama_cpp/__main__.py", "llama_cpp/_backends.py"})
+_OURS = frozenset(source.OURS)
 #: Upstream's, where nothing tells their names.
 _MODULE = re.compile(r"llama_cpp/(?:[a-z_][a-z0-9_]*/)*(?:[a-z_][a-z0-9_]*\.py|py\.typed)")
 _LICENCE = re.compile(r"(?i)(?:[\w.+-]+/)*[\w.+-]*(?:licen[cs]e|copying|copyright|notice)[\w.+-]*")
@@ -50,20 +51,35 @@ def record(wheel: Wheel) -> Iterator[Finding]:
 
 
 def members(wheel: Wheel) -> Iterator[Finding]:
-    """Upstream's package and our two modules, the two descriptions beside the libraries, and dist-info without scripts. (Libraries:
-    :func:`.verify.promised_plugins`.)"""
+    """Upstream's package and our modules, the two descriptions beside the libraries, and dist-info with no entry points but those
+    of core.toml. (Libraries: :func:`.verify.promised_plugins`.)"""
     version = wheel.header("METADATA")["Version"]
     known = assemble.known_core()
     package = {*known.package, *_OURS} if version == known.release else None
     for name in wheel.files:
         inside = name.removeprefix(f"{wheel.info}/")
-        if inside != name:
+        if inside == "entry_points.txt":
+            if entry_points(wheel.texts[name]) != known.entry_points:
+                remedy = "See what they are for, then write them into variants/steps/core.toml, or find out who put them there."
+                yield Finding(name, "has entry points that nobody has looked at", remedy)
+        elif inside != name:
             if not _in_dist_info(inside, archive.split_label(wheel.path.name)[1] is not None):
                 yield Finding(name, "has no place in dist-info", "No wheel of ours has it: find out who put it there.")
         elif name in wheel.libraries or name in wheel.damaged or name in (CORE, DESCRIPTION, *_OURS):
             continue
         elif not (name in package if package else _MODULE.fullmatch(name)):
             yield Finding(name, "is no file of upstream's package, and none of ours", "Find out who put it there.")
+
+
+def entry_points(text: bytes) -> dict[str, dict[str, str]] | None:
+    """The entry points by group and name, as entry_points.txt spells them; None where it cannot be read."""
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, default_section="")
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    try:
+        parser.read_string(text.decode())
+    except (ValueError, configparser.Error):
+        return None
+    return {group: dict(parser[group]) for group in parser.sections()}
 
 
 def _in_dist_info(name: str, labelled: bool) -> bool:

@@ -1,4 +1,5 @@
-"""Upstream's metadata for our own build: a scikit-build-core provider that reads PKG-INFO of the vendored sdist.
+"""Upstream's metadata for our own build: a scikit-build-core provider that reads PKG-INFO of the vendored sdist, and its
+pyproject.toml for scripts, which PKG-INFO has not.
 
 Nothing of it is retyped here, so a new upstream release brings its own dependencies and extras along. Imported by the build
 backend alone (``[tool.scikit-build.metadata]``), hence free of this package's other modules.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from email.message import Message
 from email.parser import Parser
@@ -27,6 +29,20 @@ def read(tree: Path = TREE) -> Message:
         return Parser().parsestr((tree / "PKG-INFO").read_text(encoding="utf-8"))
     except OSError as error:
         raise RuntimeError(f"Upstream's source is not in {tree}. Run `nox -s vendor` first.") from error
+
+
+def scripts(field: str, tree: Path = TREE) -> dict[str, str]:
+    """`scripts` or `gui-scripts` of upstream's own pyproject.toml.
+
+    Raises:
+        RuntimeError: upstream has entry points of other groups. Ours are not dynamic (PEP 621: a field is one or the other).
+    """
+    project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    if groups := [name for name in project.get("entry-points", {}) if name != "pyinstaller40"]:
+        raise RuntimeError(
+            f"Upstream has entry points for {', '.join(groups)}. Add them to [project.entry-points] in pyproject.toml."
+        )
+    return dict(project.get(field, {}))
 
 
 def dynamic_metadata(field: str, settings: Mapping[str, Any], project: Mapping[str, Any] | None = None) -> Any:
@@ -60,4 +76,6 @@ def dynamic_metadata(field: str, settings: Mapping[str, Any], project: Mapping[s
                     marker = match["rest"].removesuffix(" and ").strip("() ")
                     extras[match["extra"]].append(match["what"] + (f"; {marker}" if marker else ""))
             return extras
+        case "scripts" | "gui-scripts":
+            return scripts(field)
     raise ValueError(f"upstream's metadata has no field {field!r}")

@@ -1,4 +1,7 @@
-"""What a library says of itself, as far as a wheel must answer for it: ELF (pyelftools), PE (pefile) and Mach-O (macholib)."""
+"""What a library says of itself, as far as a wheel must answer for it: ELF (pyelftools), PE (pefile) and Mach-O (macholib).
+
+These are imported where they are used: most steps of the command line read no library.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,14 @@ import struct
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
-import pefile
-from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSegment
-from elftools.elf.elffile import ELFFile
-from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
-from elftools.elf.sections import SymbolTableSection
-from macholib.mach_o import (
-    CPU_TYPE_NAMES,
-    LC_BUILD_VERSION,
-    LC_CODE_SIGNATURE,
-    LC_ID_DYLIB,
-    LC_RPATH,
-    LC_VERSION_MIN_MACOSX,
-    MH_CIGAM_64,
-    MH_MAGIC_64,
-)
-from macholib.MachO import MachO
 
 from . import archive, budget
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 #: Libraries that every system of the wheel's tag has. Linux: PEP 600, PEP 656; the C++ runtime is there for ``--toolchain system``.
 SYSTEM: Mapping[str, tuple[str, ...]] = {
@@ -47,17 +36,6 @@ SYSTEM: Mapping[str, tuple[str, ...]] = {
 _PE_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x14C: "x86"}
 _ELF_MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 _MACH_MACHINES = {"x86_64": "x86_64", "ARM64": "aarch64"}
-_UNREADABLE = (
-    ELFError,
-    pefile.PEFormatError,
-    struct.error,
-    AttributeError,
-    LookupError,
-    StopIteration,
-    ValueError,
-    OSError,
-    OverflowError,
-)
 _NX_COMPAT, _DYNAMIC_BASE = 0x100, 0x40  # IMAGE_DLLCHARACTERISTICS_*
 
 
@@ -101,7 +79,7 @@ def is_library(content: bytes) -> bool:
     return content[:4] == b"\x7fELF" or content[:2] == b"MZ" or content[:4] in _MACH_MAGIC
 
 
-_MACH_MAGIC = (MH_MAGIC_64.to_bytes(4, "little"), MH_CIGAM_64.to_bytes(4, "little"))
+_MACH_MAGIC = (b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa\xcf")  # MH_MAGIC_64 in a little-endian file, and in a big-endian one
 
 
 def machine(head: bytes) -> tuple[str, str]:
@@ -137,17 +115,30 @@ def read(source: bytes | Path) -> Library:
     Raises:
         ValueError: it is damaged.
     """
+    with _damage_told(), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        magic = stream.read(4)
+        if magic[:2] == b"MZ":
+            return _read_pe(source)
+        return _read_mach_o(stream, source) if magic in _MACH_MAGIC else _read_elf(budget.Metered(stream))
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """Make a ValueError of every error that the readers raise for a damaged library."""
+    import pefile
+    from elftools.common.exceptions import ELFError
+
+    kinds = (AttributeError, LookupError, StopIteration, ValueError, OSError, OverflowError)
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-            magic = stream.read(4)
-            if magic[:2] == b"MZ":
-                return _read_pe(source)
-            return _read_mach_o(stream, source) if magic in _MACH_MAGIC else _read_elf(budget.Metered(stream))
-    except _UNREADABLE as error:
+        yield
+    except (ELFError, pefile.PEFormatError, struct.error, *kinds) as error:
         raise ValueError(str(error) or "not readable as a library") from error
 
 
 def _read_elf(stream: budget.Metered) -> Library:
+    from elftools.elf.dynamic import DynamicSegment
+    from elftools.elf.elffile import ELFFile
+
     soname: str | None = None
     needed: list[str] = []
     rpath: list[str] = []
@@ -190,14 +181,16 @@ def newer(source: bytes | Path, glibc: tuple[int, int]) -> dict[str, list[str]]:
     Raises:
         ValueError: it is damaged.
     """
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-            return _newer(ELFFile(budget.Metered(stream)), glibc)
-    except _UNREADABLE as error:
-        raise ValueError(str(error) or "not readable as a library") from error
+    from elftools.elf.elffile import ELFFile
+
+    with _damage_told(), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        return _newer(ELFFile(budget.Metered(stream)), glibc)
 
 
 def _newer(elf: ELFFile, glibc: tuple[int, int]) -> dict[str, list[str]]:
+    from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
+    from elftools.elf.sections import SymbolTableSection
+
     needs, versions, symbols = (elf.get_section_by_name(name) for name in (".gnu.version_r", ".gnu.version", ".dynsym"))
     found: dict[str, list[str]] = {}
     by_index: dict[object, str] = {}
@@ -216,6 +209,8 @@ def _newer(elf: ELFFile, glibc: tuple[int, int]) -> dict[str, list[str]]:
 
 def _has(table: object) -> bool:
     """Does this symbol table define ggml's entry (ggml-backend-impl.h, GGML_BACKEND_DL_IMPL)?"""
+    from elftools.elf.sections import SymbolTableSection
+
     if not isinstance(table, SymbolTableSection):
         return False
     if table.num_symbols() > 10 * _MANY:
@@ -224,6 +219,8 @@ def _has(table: object) -> bool:
 
 
 def _read_pe(source: bytes | Path) -> Library:
+    import pefile
+
     given = {"data": source} if isinstance(source, bytes) else {"name": str(source)}
     with pefile.PE(**given, fast_load=True) as pe:
         tables = [pefile.DIRECTORY_ENTRY[f"IMAGE_DIRECTORY_ENTRY_{name}"] for name in ("IMPORT", "EXPORT", "DELAY_IMPORT")]
@@ -246,6 +243,9 @@ def _read_pe(source: bytes | Path) -> Library:
 
 
 def _read_mach_o(stream: BinaryIO, source: bytes | Path) -> Library:
+    from macholib import mach_o
+    from macholib.MachO import MachO
+
     stream.seek(0)
     head = stream.read(32)
     little = head[:4] == _MACH_MAGIC[0]
@@ -259,16 +259,16 @@ def _read_mach_o(stream: BinaryIO, source: bytes | Path) -> Library:
         header = MachO(file.name if isinstance(source, bytes) else str(source), allow_unknown_load_commands=True).headers[0]
     soname, minimum, intact, rpath = None, None, None, []
     for load, command, data in header.commands:
-        if load.cmd == LC_ID_DYLIB:
+        if load.cmd == mach_o.LC_ID_DYLIB:
             soname = data.rstrip(b"\0").decode()
-        elif load.cmd == LC_RPATH:
+        elif load.cmd == mach_o.LC_RPATH:
             rpath.append(data.rstrip(b"\0").decode())
-        elif load.cmd in (LC_BUILD_VERSION, LC_VERSION_MIN_MACOSX):
-            version = int(command.minos if load.cmd == LC_BUILD_VERSION else command.version)
+        elif load.cmd in (mach_o.LC_BUILD_VERSION, mach_o.LC_VERSION_MIN_MACOSX):
+            version = int(command.minos if load.cmd == mach_o.LC_BUILD_VERSION else command.version)
             minimum = version >> 16, version >> 8 & 0xFF
-        elif load.cmd == LC_CODE_SIGNATURE:
+        elif load.cmd == mach_o.LC_CODE_SIGNATURE:
             intact = _intact(stream, int(command.dataoff), int(command.datasize))
-    name = str(CPU_TYPE_NAMES.get(header.header.cputype, header.header.cputype))
+    name = str(mach_o.CPU_TYPE_NAMES.get(header.header.cputype, header.header.cputype))
     return Library(
         format="Mach-O",
         machine=_MACH_MACHINES.get(name, name),
