@@ -22,7 +22,7 @@ from variants import platforms
 from variants.errors import ToolchainError
 from variants.release import pipeline
 from variants.steps import assemble
-from variants.trial import foreign
+from variants.trial import foreign, worlds
 from variants.upstream.source import ROOT
 from variants.wheel import archive
 
@@ -236,7 +236,7 @@ def test_pyinstaller_under_wine(model: Path, tmp_path: Path) -> None:
     build = ROOT / "build"
     log = tmp_path / "wine.log"
     try:
-        world = foreign._windows(build / "foreign" / "win_amd64", log)
+        world = worlds.WORLDS["win_amd64"](build / "foreign" / "win_amd64", log, ())
     except ToolchainError as error:
         pytest.skip(str(error))
     site = tmp_path / "site"
