@@ -53,6 +53,8 @@ _MODEL_FUNCTIONS = (
     "llama_load_model_from_file",
     "mtmd_init_from_file",
 )
+# Functions that make a context: they are hooked for the reason of a failure alone (_errors.py).
+_CONTEXT_FUNCTIONS = ("llama_init_from_model", "llama_new_context_with_model")
 # Functions whose answer depends on which devices there are.
 _DEVICE_QUESTIONS = (
     "llama_supports_gpu_offload",
@@ -457,19 +459,29 @@ def _hook(library: ctypes.CDLL) -> None:
     """
     function_type: Any = library._FuncPtr
 
-    def preceded_by(before: Any, then: bool = True) -> Any:
+    def preceded_by(before: Any, then: bool = True, reasons: bool = False) -> Any:
         def call(self: Any, *arguments: Any) -> Any:
             before(arguments)
+            if reasons:
+                from . import _errors  # here, since an import needs none of it
+
+                return _errors.with_reason(self, lambda: function_type.__call__(self, *arguments), arguments, library)
             return function_type.__call__(self, *arguments) if then else None
 
         same = {"_flags_": function_type._flags_, "_restype_": function_type._restype_}  # ctypes wants them in every class
         return type("Hooked", (function_type,), dict(same, __call__=call))
 
-    model_function = preceded_by(lambda arguments: state.ask(gpu=_wants_gpu(arguments), model=True))
+    model_function = preceded_by(lambda arguments: state.ask(gpu=_wants_gpu(arguments), model=True), reasons=True)
+    context_function = preceded_by(lambda arguments: None, reasons=True)
     device_question = preceded_by(lambda arguments: state.ask(gpu=True))
     load_all = preceded_by(lambda arguments: state.ask(gpu=True), then=False)
 
-    for names, kind in ((_MODEL_FUNCTIONS, model_function), (_DEVICE_QUESTIONS, device_question), (_LOAD_ALL, load_all)):
+    for names, kind in (
+        (_MODEL_FUNCTIONS, model_function),
+        (_CONTEXT_FUNCTIONS, context_function),
+        (_DEVICE_QUESTIONS, device_question),
+        (_LOAD_ALL, load_all),
+    ):
         for name in names:
             with contextlib.suppress(AttributeError):  # not in this library
                 hooked = kind((name, library))
