@@ -53,8 +53,8 @@ _MODEL_FUNCTIONS = (
     "llama_load_model_from_file",
     "mtmd_init_from_file",
 )
-# Functions that make a context: they are hooked for the reason of a failure alone (_errors.py).
-_CONTEXT_FUNCTIONS = ("llama_init_from_model", "llama_new_context_with_model")
+# Functions that make a context, and compute: they are hooked for the reason of a failure alone (_errors.py).
+_CONTEXT_FUNCTIONS = ("llama_init_from_model", "llama_new_context_with_model", "llama_decode", "llama_encode")
 # Functions whose answer depends on which devices there are.
 _DEVICE_QUESTIONS = (
     "llama_supports_gpu_offload",

@@ -206,8 +206,10 @@ def unopened(error: Exception, lib_dir: Any) -> Exception:
 
 # -- a model that is not loaded ----------------------------------------------------------------------------------------------
 
-#: What upstream's classes raise where these functions return null; they know nothing of the reason.
+#: What upstream's classes raise where these functions fail; they know nothing of the reason, and without `verbose` nobody sees the log.
 _RAISED = {
+    "llama_decode": "llama_decode returned {}",
+    "llama_encode": "llama_encode returned {}",
     "llama_model_load_from_file": "Failed to load model from file: {}",
     "llama_init_from_model": "Failed to create llama_context",
     "llama_new_context_with_model": "Failed to create llama_context",
@@ -215,7 +217,7 @@ _RAISED = {
 }
 _CALLERS = ("_internals", "llama_chat_format")
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-_WARN, _ERROR, _CONTINUED = 2, 3, 5  # enum ggml_log_level
+_WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level (ggml.h)
 
 
 class _Listener:
@@ -268,11 +270,11 @@ _listener = _Listener()
 
 
 def with_reason(function: Any, call: Callable[[], Any], arguments: Any, library: Any) -> Any:
-    """Call a function of llama.cpp that makes something. Where it returns null to upstream's own classes, raise what they would
-    raise, with llama.cpp's reason and what helps. Everybody else gets the null.
+    """Call a function of llama.cpp that makes something, or computes. Where it fails and upstream's own classes called it, raise what
+    they would raise, with llama.cpp's reason and what helps. Everybody else gets the null or the number.
 
     Raises:
-        ValueError: as upstream.
+        ValueError, RuntimeError: as upstream.
     """
     name = function.__name__
     caller = sys._getframe(2).f_globals.get("__name__", "").rpartition(".")[2]
@@ -283,11 +285,12 @@ def with_reason(function: Any, call: Callable[[], Any], arguments: Any, library:
         result = call()
     finally:
         lines = _listener.stop(library)
-    reason = _cause(lines)
-    if result or not reason:
+    computes = name in ("llama_decode", "llama_encode")
+    reason = _cause(lines) if (result < 0 if computes else not result) else ""
+    if not reason:
         return result
-    path = arguments[0] if arguments and isinstance(arguments[0], bytes) else b""
-    raise ValueError(_RAISED[name].format(path.decode("utf-8", "replace")) + f": {with_help(reason)}")
+    what = result if computes else arguments[0].decode("utf-8", "replace") if isinstance(arguments[0], bytes) else ""
+    raise (RuntimeError if computes else ValueError)(_RAISED[name].format(what) + f": {with_help(reason)}")
 
 
 def _cause(lines: List[str]) -> str:
