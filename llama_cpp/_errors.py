@@ -132,7 +132,7 @@ KNOWN = (
     ),
     Known(
         "no Vulkan driver",
-        r"libvulkan\.so|vulkan-1\.dll|vulkan plugin found no device|ErrorIncompatibleDriver|ErrorInitializationFailed",
+        r"libvulkan\.so|vulkan-1\.dll|vulkan plugin (?:found no device|was not loaded \(ggml_backend_init returned NULL)|ErrorIncompatibleDriver|ErrorInitializationFailed",
         "libvulkan.so.1: cannot open shared object file: No such file or directory",
         "No Vulkan driver for a GPU answers.",
         "Install the GPU's driver and the loader (Debian: `apt-get install libvulkan1 mesa-vulkan-drivers`).",
