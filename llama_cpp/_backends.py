@@ -27,6 +27,11 @@ import threading
 import warnings
 from typing import Any, Iterator
 
+if getattr(sys, "argv", [])[:2] == ["-m", "doctor"]:  # `python -m llama_cpp doctor`: it works where what follows fails
+    from . import _doctor
+
+    _doctor.take_over()
+
 from . import _ctypes_extensions as _upstream
 from . import _utils
 
@@ -437,7 +442,7 @@ _unsaid: list[str] = []
 
 
 def _say(text: str) -> None:
-    """A warning at the user's own line. With `verbose=False` upstream sends stderr away while it loads a model: then once it is back."""
+    """A warning at the user's own line. With `verbose=False` upstream sends stderr away while it loads a model: then afterwards."""
     if sys.stderr is _utils.errnull_file:
         _unsaid.append(text)
         return

@@ -1,6 +1,7 @@
 """What the usual errors of llama.cpp, of drivers and of the system's loader mean, and what helps: one line each.
 
-:data:`KNOWN` is the one list. The loader's warnings and errors, `python -m llama_cpp doctor` and docs/troubleshooting.md are made from it.
+:data:`KNOWN` is the one list. The loader's warnings and errors, `python -m llama_cpp doctor` and docs/troubleshooting.md are made
+from it.
 Imports nothing of this package: it must work where the libraries do not open.
 """
 
@@ -11,7 +12,7 @@ import re
 import struct
 import sys
 import threading
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple
 
 
 class Known(NamedTuple):
@@ -147,15 +148,20 @@ KNOWN = (
 )
 
 
-def explained(text: str) -> Optional[Known]:
+def explained(text: str) -> Known | None:
     """The first error of :data:`KNOWN` that `text` has, or None."""
-    return next((known for known in KNOWN if re.search(known.pattern, text)), None)
+    return next((one for one in KNOWN if re.search(one.pattern, text)), None)
+
+
+def known(name: str) -> Known:
+    """The error of :data:`KNOWN` with this name."""
+    return next(one for one in KNOWN if one.name == name)
 
 
 def with_help(text: str) -> str:
     """`text`, and behind it what it is and what helps, where that is known."""
-    known = explained(text)
-    return text + (". " if text[-1:] not in ".:" else " ") + known.line if known else text
+    found = explained(text)
+    return text + (" " if text.endswith(".") else ". ") + found.line if found else text
 
 
 # -- a library that does not open --------------------------------------------------------------------------------------------
@@ -206,7 +212,7 @@ def unopened(error: Exception, lib_dir: Any) -> Exception:
 
 # -- a model that is not loaded ----------------------------------------------------------------------------------------------
 
-#: What upstream's classes raise where these functions fail; they know nothing of the reason, and without `verbose` nobody sees the log.
+#: What upstream's classes raise where these functions fail. They know no reason, and without `verbose` nobody sees the log.
 _RAISED = {
     "llama_decode": "llama_decode returned {}",
     "llama_encode": "llama_encode returned {}",
@@ -226,7 +232,7 @@ class _Listener:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.listening = 0
-        self.lines: List[str] = []
+        self.lines: list[str] = []
         self.level = 0
         self.before, self.before_data = ctypes.c_void_p(), ctypes.c_void_p()
         self.callback = _LogCallback(self._hear)
@@ -236,7 +242,7 @@ class _Listener:
         if self.level in (_WARN, _ERROR):
             self.lines = [*self.lines, (text or b"").decode("utf-8", "replace")][-40:]
         if self.before:
-            _LogCallback(self.before.value)(level, text, self.before_data)
+            ctypes.cast(self.before, _LogCallback)(level, text, self.before_data)
 
     def start(self, library: Any) -> None:
         with self.lock:
@@ -246,7 +252,7 @@ class _Listener:
                 self.before, self.before_data = _log(library)
                 _set_log(library, ctypes.cast(self.callback, ctypes.c_void_p), ctypes.c_void_p())
 
-    def stop(self, library: Any) -> List[str]:
+    def stop(self, library: Any) -> list[str]:
         with self.lock:
             self.listening -= 1
             ours = ctypes.cast(self.callback, ctypes.c_void_p).value
@@ -255,7 +261,7 @@ class _Listener:
             return self.lines
 
 
-def _log(library: Any) -> Tuple[ctypes.c_void_p, ctypes.c_void_p]:
+def _log(library: Any) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
     """llama.cpp's logger and its data. (An item of a CDLL is a function of its own: upstream's has its own argument types.)"""
     callback, data = ctypes.c_void_p(), ctypes.c_void_p()
     library["llama_log_get"](ctypes.byref(callback), ctypes.byref(data))
@@ -270,8 +276,8 @@ _listener = _Listener()
 
 
 def with_reason(function: Any, call: Callable[[], Any], arguments: Any, library: Any) -> Any:
-    """Call a function of llama.cpp that makes something, or computes. Where it fails and upstream's own classes called it, raise what
-    they would raise, with llama.cpp's reason and what helps. Everybody else gets the null or the number.
+    """Call a function of llama.cpp that makes something, or computes. Where it fails and upstream's own classes called it, raise
+    what they would raise, with llama.cpp's reason and what helps. Everybody else gets the null or the number.
 
     Raises:
         ValueError, RuntimeError: as upstream.
@@ -293,7 +299,7 @@ def with_reason(function: Any, call: Callable[[], Any], arguments: Any, library:
     raise (RuntimeError if computes else ValueError)(_RAISED[name].format(what) + f": {with_help(reason)}")
 
 
-def _cause(lines: List[str]) -> str:
+def _cause(lines: list[str]) -> str:
     """Of llama.cpp's last errors, the first that is known, else the first; without the name of the function that logs it."""
     texts = [line.strip() for line in "".join(lines).splitlines() if line.strip()]
     chosen = next((text for text in texts if explained(text)), texts[0] if texts else "")

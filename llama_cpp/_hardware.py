@@ -1,7 +1,7 @@
-"""Which GPUs are in this machine, which drivers, and what stands between the two. Nothing is loaded: files and programs are read.
+"""Which GPUs are in this machine, which drivers, and what stands between the two. Nothing is loaded: files are read, programs asked.
 
-Sources: the kernel's list of PCI devices (sysfs), NVIDIA's and AMD's kernel drivers (/proc/driver/nvidia, /sys/class/kfd), `nvidia-smi`,
-the loader's cache (/etc/ld.so.cache), the manifests of Vulkan's drivers. Linux has all of them, Windows and macOS `nvidia-smi` alone.
+Sources: the kernel's list of PCI devices (sysfs), NVIDIA's and AMD's kernel drivers (/proc/driver/nvidia, /sys/class/kfd),
+`nvidia-smi`, the loader's cache (/etc/ld.so.cache), the manifests of Vulkan's drivers. Windows and macOS have `nvidia-smi` alone.
 
 Sizes are bytes. Imports nothing of this package: it must work where the libraries do not open.
 """
@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, NamedTuple
 
 #: For tests: a folder that stands for `/`.
 ROOT_VARIABLE = "LLAMA_CPP_DOCTOR_ROOT"
@@ -48,20 +48,20 @@ class Trap(NamedTuple):
 class Hardware(NamedTuple):
     """`driver`: NVIDIA's driver by its version, `cuda`: the newest CUDA that it runs. `place`: container, WSL, Flatpak or ""."""
 
-    gpus: List[Gpu]
+    gpus: list[Gpu]
     driver: str
     cuda: str
     place: str
-    libraries: Dict[str, bool]  # is libcuda.so.1, libvulkan.so.1 where the loader finds it?
-    vulkan: List[str]  # files that name Vulkan's drivers (ICD manifests)
-    traps: List[Trap]
+    libraries: dict[str, bool]  # is libcuda.so.1, libvulkan.so.1 where the loader finds it?
+    vulkan: list[str]  # files that name Vulkan's drivers (ICD manifests)
+    traps: list[Trap]
 
     @property
     def names(self) -> str:
         return ", ".join(gpu.name for gpu in self.gpus)
 
 
-def find(root: Optional[str] = None) -> Hardware:
+def find(root: str | None = None) -> Hardware:
     """What is here. `root`: a folder that stands for `/`."""
     files = _Files(root or os.environ.get(ROOT_VARIABLE) or "/")
     place = _place(files)
@@ -113,7 +113,7 @@ def unused(installer: str) -> str:
     )
 
 
-def _version(text: str) -> Tuple[int, ...]:
+def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2]) or (0,)
 
 
@@ -140,7 +140,7 @@ class _Files:
         except OSError:
             return b""
 
-    def names(self, folder: str) -> List[str]:
+    def names(self, folder: str) -> list[str]:
         try:
             return sorted(os.listdir(self.path(folder)))
         except OSError:
@@ -170,14 +170,14 @@ def _place(files: _Files) -> str:
 # -- GPUs --------------------------------------------------------------------------------------------------------------------
 
 
-def ask(*words: str) -> Tuple[Optional[str], str]:
+def ask(*words: str) -> tuple[str | None, str]:
     """A program's output, or None and why there is none. Ten seconds at most: a broken driver can let `nvidia-smi` hang."""
     program = shutil.which(words[0])
     if program is None:
         return None, f"there is no {words[0]} on PATH"
     try:
         done = subprocess.run(
-            [program, *words[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=10
+            [program, *words[1:]], capture_output=True, stdin=subprocess.DEVNULL, timeout=10
         )
     except subprocess.TimeoutExpired:
         return None, f"{words[0]} gave no answer in 10 seconds"
@@ -190,7 +190,7 @@ def ask(*words: str) -> Tuple[Optional[str], str]:
     return text, ""
 
 
-def _nvidia_smi() -> Tuple[List[Gpu], str, str, str]:
+def _nvidia_smi() -> tuple[list[Gpu], str, str, str]:
     """NVIDIA's GPUs, driver and CUDA as `nvidia-smi` tells them, and why it fails, where it does."""
     text, why = ask(
         "nvidia-smi", "--query-gpu=name,compute_cap,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
@@ -210,7 +210,7 @@ def _nvidia_smi() -> Tuple[List[Gpu], str, str, str]:
     return gpus, driver, cuda[1] if cuda else "", ""
 
 
-def _gpus(files: _Files, smi: List[Gpu]) -> List[Gpu]:
+def _gpus(files: _Files, smi: list[Gpu]) -> list[Gpu]:
     """Every GPU: NVIDIA's as nvidia-smi has them, else as the kernel has them; AMD's and Intel's from the kernel."""
     found = list(smi)
     amd = _amd(files)
@@ -239,7 +239,7 @@ def _gpus(files: _Files, smi: List[Gpu]) -> List[Gpu]:
     return found
 
 
-def _amd(files: _Files) -> List[Tuple[str, str]]:
+def _amd(files: _Files) -> list[tuple[str, str]]:
     """Names and architectures of AMD's GPUs: the kernel's list (kfd), and `rocminfo`'s names where it is here."""
     found = []
     for node in sorted(files.names(_KFD), key=lambda name: int(name) if name.isdigit() else -1):
@@ -275,7 +275,7 @@ def _is_library(files: _Files, name: str) -> bool:
     return any(files.exists(f"{folder}/{name}") for folder in folders)
 
 
-def _manifests(files: _Files) -> List[str]:
+def _manifests(files: _Files) -> list[str]:
     """Names of the manifests of Vulkan's drivers, as the loader finds them (its documentation: LoaderDriverInterface)."""
     for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
         named = os.environ.get(variable)
@@ -289,12 +289,12 @@ def _manifests(files: _Files) -> List[str]:
 
 def _traps(
     files: _Files,
-    gpus: List[Gpu],
+    gpus: list[Gpu],
     place: str,
-    smi: List[Gpu],
+    smi: list[Gpu],
     failure: str,
-    libraries: Dict[str, bool],
-    manifests: List[str],
+    libraries: dict[str, bool],
+    manifests: list[str],
 ) -> Iterator[Trap]:
     if not _linux(files):
         return

@@ -1,0 +1,90 @@
+"""The command line of the doctor, its verdict and its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from . import checks, privacy
+from .findings import ERROR, WARNING, Report
+from .screen import Screen
+
+_WORKS, _CPU_ONLY, _BROKEN = 0, 1, 2
+_SOFTWARE = ("llvmpipe", "lavapipe", "SwiftShader")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_cpp doctor",
+        description="From the driver to a token: what works here, what does not, and the command that mends it.",
+        epilog="Exit code: 0 it works; 1 on the CPU only, though a GPU is here; 2 it does not work.",
+    )
+    parser.add_argument("--model", metavar="FILE", default="", help="a GGUF file of yours, instead of a tiny one")
+    parser.add_argument(
+        "--index", metavar="URL", default="INDEX", help="where the wheel came from, for the commands that are named"
+    )
+    parser.add_argument("--json", action="store_true", help="for tools: one JSON object")
+    asked = parser.parse_args(arguments)
+    if asked.model and not os.path.isfile(asked.model):
+        parser.error(f"--model: there is no file {asked.model}")
+    screen = Screen(silent=asked.json)
+    report = Report(screen.tell)
+    index = asked.index.rstrip("/")
+    index = index[: -len("/simple")] if index.endswith("/simple") else index
+    patient = checks.Patient(report, screen, index, os.path.abspath(asked.model) if asked.model else "")
+    try:
+        checks.examine(patient)
+    except KeyboardInterrupt:
+        screen.clear()
+        print("\nstopped", file=sys.stderr)
+        return 130
+    code, text, helps = verdict(patient)
+    screen.verdict(code, text, helps)
+    if asked.json:
+        found = {
+            "verdict": {"code": code, "text": text, "helps": helps},
+            "findings": [finding._asdict() for finding in report.findings],
+            "facts": report.facts,
+        }
+        return _write(json.dumps(privacy.cleaned(found), indent=2) + "\n", code)
+    return code
+
+
+def verdict(patient: checks.Patient) -> tuple[int, str, str]:
+    """Exit code, one sentence, and what mends the first thing wrong."""
+    report = patient.report
+    if not patient.works:
+        wrong = report.first(ERROR) or report.findings[-1]
+        return _BROKEN, f"It does not work: {wrong.text}.", wrong.helps
+    rows = report.facts["devices"]
+    gpus = [
+        row["name"] for row in rows if row["type"] != "CPU" and row["name"] in patient.working and not _is_software(patient, row)
+    ]
+    failing = [
+        row["name"] for row in rows if row["type"] != "CPU" and row["name"] not in patient.working and row["type"] != "accelerator"
+    ]
+    there = patient.hardware.names
+    if (there and not gpus) or failing:
+        wrong = report.first(ERROR, WARNING)
+        what = there or ", ".join(failing)
+        helps = wrong.helps if wrong else patient.reinstall("vulkan")
+        return _CPU_ONLY, f"It works on the CPU only, though there is {what}.", helps
+    where = ", ".join(patient.working)
+    return _WORKS, f"It works: tokens from {where}." + ("" if there or len(rows) > 1 else " There is no GPU here."), ""
+
+
+def _is_software(patient: checks.Patient, row: dict[str, object]) -> bool:
+    described = {device["name"]: device["description"] for device in patient.facts["devices"]}
+    return bool(described[row["name"]].startswith(_SOFTWARE))
+
+
+def _write(text: str, code: int) -> int:
+    """Write to standard output; who reads it may have read enough."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
