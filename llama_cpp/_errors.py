@@ -133,7 +133,8 @@ KNOWN = (
     ),
     Known(
         "no Vulkan driver",
-        r"libvulkan\.so|vulkan-1\.dll|vulkan plugin (?:found no device|was not loaded \(ggml_backend_init returned NULL)|ErrorIncompatibleDriver|ErrorInitializationFailed",
+        r"libvulkan\.so|vulkan-1\.dll|vulkan plugin (?:was not loaded \(|was not loaded: )?(?:found no device|ggml_backend_init)"
+        r"|ErrorIncompatibleDriver|ErrorInitializationFailed",
         "libvulkan.so.1: cannot open shared object file: No such file or directory",
         "No Vulkan driver for a GPU answers.",
         "Install the GPU's driver and the loader (Debian: `apt-get install libvulkan1 mesa-vulkan-drivers`).",
@@ -177,9 +178,8 @@ def foreign(path: Any) -> str:
     if not sys.platform.startswith("linux"):
         return ""
     try:
-        with open(str(path), "rb") as file:
-            head, own = file.read(20), open("/proc/self/exe", "rb").read(20)
-            rest = file.read()
+        with open(str(path), "rb") as file, open("/proc/self/exe", "rb") as python, open("/proc/self/maps", "rb") as maps:
+            head, rest, own, musl = file.read(20), file.read(), python.read(20), b"ld-musl" in maps.read()
     except OSError:
         return ""
     if head[:4] != b"\x7fELF" or len(head) < 20:
@@ -189,12 +189,8 @@ def foreign(path: Any) -> str:
         return "{} is for another processor ({}) than this Python ({})".format(
             str(path).rpartition("/")[2], _MACHINES.get(theirs, theirs), _MACHINES.get(ours, ours)
         )
-    own_maps = open("/proc/self/maps").read()
-    if b"libc.musl-" in rest and "ld-musl" not in own_maps:
-        return "{} is for musl".format(str(path).rpartition("/")[2])
-    if b"\0libc.so.6\0" in rest and "ld-musl" in own_maps:
-        return "{} is for glibc".format(str(path).rpartition("/")[2])
-    return ""
+    wants = "musl" if b"libc.musl-" in rest else "glibc" if b"\0libc.so.6\0" in rest else ""
+    return f"{str(path).rpartition('/')[2]} is for {wants}" if wants and wants != ("musl" if musl else "glibc") else ""
 
 
 def unopened(error: Exception, lib_dir: Any) -> Exception:

@@ -1,4 +1,4 @@
-"""Which GPUs are in this machine, which drivers, and what stands between the two. Nothing is loaded: files are read, programs asked.
+"""Which GPUs are in this machine, which drivers, and what stands between them. Nothing is loaded: files are read, programs asked.
 
 Sources: the kernel's list of PCI devices (sysfs), NVIDIA's and AMD's kernel drivers (/proc/driver/nvidia, /sys/class/kfd),
 `nvidia-smi`, the loader's cache (/etc/ld.so.cache), the manifests of Vulkan's drivers. Windows and macOS have `nvidia-smi` alone.
@@ -108,8 +108,8 @@ def unused(installer: str) -> str:
     if sys.platform == "darwin":
         return f"n_gpu_layers asks for a GPU, but this is the CPU wheel: {found.names} stays unused."
     return (
-        f"n_gpu_layers asks for a GPU, but this is the CPU wheel: {found.names} stays unused. The wheel for it (INDEX is the address"
-        f" that this one came from): {command(label(found), installer)}"
+        f"n_gpu_layers asks for a GPU, but this is the CPU wheel: {found.names} stays unused. The wheel for it (INDEX is"
+        f" the address that this one came from): {command(label(found), installer)}"
     )
 
 
@@ -176,9 +176,7 @@ def ask(*words: str) -> tuple[str | None, str]:
     if program is None:
         return None, f"there is no {words[0]} on PATH"
     try:
-        done = subprocess.run(
-            [program, *words[1:]], capture_output=True, stdin=subprocess.DEVNULL, timeout=10
-        )
+        done = subprocess.run([program, *words[1:]], capture_output=True, stdin=subprocess.DEVNULL, timeout=10)
     except subprocess.TimeoutExpired:
         return None, f"{words[0]} gave no answer in 10 seconds"
     except OSError as error:
@@ -301,7 +299,7 @@ def _traps(
     nvidia = [gpu for gpu in gpus if gpu.vendor == "NVIDIA"]
     module = files.exists("proc/driver/nvidia/version")
     nodes = [name for name in files.names("dev") if re.fullmatch(r"nvidia\d+", name)]
-    in_container = "Start the container with `--gpus all` (docker, podman: `--device nvidia.com/gpu=all`); its host needs NVIDIA's container toolkit."
+    in_container = "Start the container with `--gpus all` (podman: `--device nvidia.com/gpu=all`); its host needs NVIDIA's toolkit."
     if failure:
         helps = (
             "Reboot, so that the kernel's module is of the version of the libraries."

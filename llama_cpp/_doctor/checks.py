@@ -16,7 +16,6 @@ from .findings import Report
 from .screen import Screen
 
 _IMPORT_LIMIT, _DRIVER_LIMIT, _TOKENS_LIMIT, _MODEL_LIMIT = 60, 60, 120, 600  # seconds
-_OLD_PYTHON = (3, 8)
 
 
 class Patient:
@@ -160,18 +159,17 @@ def _again(patient: Patient) -> None:
         )
         report.ok(f"it fits this machine: {who}{asks}")
     elif installed.installer == "uv":
-        report.ok(
-            f"uv {'has' if on else 'would take it again, without'} its feature wheel-variants{' on: it would choose again' if on else ''}{asks}"
+        again = (
+            "uv's feature wheel-variants is on: it would choose anew" if on else "uv would take it again (without wheel-variants)"
         )
+        report.ok(again + asks)
     else:
         report.ok(f"{installed.installer or 'pip'} would take it again: it knows the plain wheel alone{asks}")
 
 
 def libraries(patient: Patient) -> None:
     report = patient.report
-    outcome = patient.run(
-        "import llama_cpp", "imported", limit=_IMPORT_LIMIT, LLAMA_CPP_BACKENDS=os.environ.get("LLAMA_CPP_BACKENDS", "")
-    )
+    outcome = patient.run("import llama_cpp", "imported", limit=_IMPORT_LIMIT)
     if outcome.result is None:
         patient.works = False
         report.error(*_import_failure(patient, outcome))
@@ -183,7 +181,7 @@ def libraries(patient: Patient) -> None:
     outcome = patient.run("load the GPU's plugin and list devices", "facts", limit=_DRIVER_LIMIT)
     if outcome.result is None:
         report.error(f"the GPU's plugin or driver {outcome.died}" + _whose(outcome),
-                     "LLAMA_CPP_BACKENDS=cpu in the environment keeps it out; then reinstall or update the GPU's driver.")  # fmt: skip
+                     "Set LLAMA_CPP_BACKENDS=cpu, which keeps it out, then reinstall or update the GPU's driver.")  # fmt: skip
         outcome = patient.run("list devices without the GPU's plugin", "facts", limit=_DRIVER_LIMIT, LLAMA_CPP_BACKENDS="cpu")
         if outcome.result is None:
             patient.works = False
@@ -215,10 +213,9 @@ def _import_failure(patient: Patient, outcome: child.Outcome) -> tuple[str, str]
     known = _errors.explained(foreign) or _errors.explained(outcome.died)
     text = outcome.died.partition(f". {known.what}")[0] if known else outcome.died
     reason = f" ({foreign})" if foreign and foreign not in text else ""
-    return (
-        f"`import llama_cpp` {'' if outcome.result is None and outcome.died.startswith(('crash', 'met', 'gives', 'was')) else 'fails: '}{text}{reason}{_whose(outcome)}",
-        (known.line if known else "Install it again: `pip install --force-reinstall llama-cpp-python`."),
-    )
+    fails = "" if text.startswith(("crashed", "met", "gives", "was")) else "fails: "
+    helps = known.line if known else "Install it again: `pip install --force-reinstall llama-cpp-python`."
+    return f"`import llama_cpp` {fails}{text}{reason}{_whose(outcome)}", helps
 
 
 def _whose(outcome: child.Outcome) -> str:
@@ -265,7 +262,10 @@ def _plugins(patient: Patient) -> None:
             verb = "was not loaded: " if plugin["state"] == "failed" else ""
             packages = re.search(r"\((pip install [^)]*)\)", reason)
             helps = packages[1] if packages else known.line if known else ""
-            (report.warning if patient.hardware.gpus else report.info)(f"GPU plugin {name} {verb}{reason}", helps)
+            if patient.hardware.gpus:
+                report.warning(f"GPU plugin {name} {verb}{reason}", helps)
+            else:
+                report.info(f"GPU plugin {name} {verb}{reason}")
     for gpu in patient.hardware.gpus:
         if install.has_code(toolkit, gpu.compute) is False:
             built = ", ".join(toolkit["architectures"])

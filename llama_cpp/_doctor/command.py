@@ -56,7 +56,7 @@ def verdict(patient: checks.Patient) -> tuple[int, str, str]:
     """Exit code, one sentence, and what mends the first thing wrong."""
     report = patient.report
     if not patient.works:
-        wrong = report.first(ERROR) or report.findings[-1]
+        (wrong, *_) = [finding for finding in report.findings if finding.status == ERROR]
         return _BROKEN, f"It does not work: {wrong.text}.", wrong.helps
     rows = report.facts["devices"]
     gpus = [
@@ -67,9 +67,9 @@ def verdict(patient: checks.Patient) -> tuple[int, str, str]:
     ]
     there = patient.hardware.names
     if (there and not gpus) or failing:
-        wrong = report.first(ERROR, WARNING)
+        first = report.first(ERROR, WARNING)
         what = there or ", ".join(failing)
-        helps = wrong.helps if wrong else patient.reinstall("vulkan")
+        helps = first.helps if first else patient.reinstall("vulkan")
         return _CPU_ONLY, f"It works on the CPU only, though there is {what}.", helps
     where = ", ".join(patient.working)
     return _WORKS, f"It works: tokens from {where}." + ("" if there or len(rows) > 1 else " There is no GPU here."), ""

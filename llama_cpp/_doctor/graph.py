@@ -1,4 +1,4 @@
-"""One small graph (MUL_MAT, ADD) on one device, through ggml's C interface, compared with the CPU; the CPU with Python's own numbers."""
+"""One small graph (MUL_MAT, ADD) on a device, by ggml's C interface, compared with the CPU; the CPU's with Python's own numbers."""
 
 from __future__ import annotations
 

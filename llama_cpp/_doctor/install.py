@@ -22,7 +22,7 @@ _NAME = "llama_cpp_python"
 
 
 class Installed(NamedTuple):
-    """`tags`: the wheel's. `label` is "" for the plain wheel, `properties` by namespace and feature. `source`: where from, in words."""
+    """`tags`: the wheel's. `label`: "" for the plain wheel. `properties`: by namespace and feature. `source`: where from, in words."""
 
     version: str
     tags: list[str]
@@ -44,9 +44,7 @@ def read() -> Installed | None:
     except metadata.PackageNotFoundError:
         return None
     tags = re.findall(r"(?m)^Tag: (\S+)", found.read_text("WHEEL") or "")
-    label, properties = "", {}
-    for label, properties in _json(found, "variant.json").get("variants", {}).items():
-        break
+    label, properties = next(iter(_json(found, "variant.json").get("variants", {}).items()), ("", {}))
     installer = (found.read_text("INSTALLER") or "").strip()
     return Installed(found.version or "?", tags, label, properties, installer, _source(found), found)
 
@@ -193,7 +191,7 @@ def variants_are_on() -> bool:
 
 
 def has_code(toolkit: dict[str, Any], compute: str) -> bool | None:
-    """Has a plugin that was built with `toolkit` (plugin.json) code for a GPU? None where neither says. Machine code of CUDA runs on
+    """Has a plugin that was built with `toolkit` (plugin.json) code for a GPU? None where neither says. CUDA's machine code runs on
     its own major and this minor or newer; PTX on everything newer."""
     built = [str(one) for one in toolkit.get("architectures", [])]
     if not built or not compute:

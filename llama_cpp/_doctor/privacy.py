@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
@@ -46,8 +47,6 @@ def _folders() -> list[tuple[str, str]]:
 
 def _names() -> list[tuple[str, str]]:
     names = [(platform.node(), "HOST"), (platform.node().partition(".")[0], "HOST")]
-    try:
+    with contextlib.suppress(ImportError, KeyError, OSError):  # a number without a name, as in containers
         names.append((getpass.getuser(), "USER"))
-    except (ImportError, KeyError, OSError):  # a number without a name, as in containers
-        pass
     return [(name, short) for name, short in names if len(name) > 2 and name.lower() not in _TOO_COMMON]

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Callable
 
 MARK = "llama-cpp-doctor:"
 _TOKENS = 10
@@ -15,7 +15,8 @@ _LIBRARIES = ("cuda", "cublas", "nvidia", "nvrtc", "vulkan", "amdhip", "hipblas"
 
 def main(words: list[str]) -> None:
     task, *arguments = words
-    result = {"imported": imported, "facts": facts, "graph": graph, "tokens": tokens}[task](*arguments)
+    tasks: dict[str, Callable[..., Any]] = {"imported": imported, "facts": facts, "graph": graph, "tokens": tokens}
+    result = tasks[task](*arguments)
     sys.stdout.flush()
     print(f"\n{MARK}{json.dumps(result)}", flush=True)
     os._exit(0)  # what a driver does at exit is no longer asked

@@ -33,6 +33,15 @@ def test_the_libraries_that_bindings_open() -> None:
     assert set(forwarders[1].split()) == set(source.OPENED)
 
 
+def test_our_own_modules() -> None:
+    """What lies in llama_cpp/ is what CMakeLists.txt installs, and what core.toml lets into a wheel."""
+    folder = ROOT / "llama_cpp"
+    found = {f"llama_cpp/{file.relative_to(folder).as_posix()}" for file in folder.rglob("*.py")}
+    installed = re.search(r"foreach\(file IN ITEMS ([\w\s/]+)\)\n  get_filename_component", RULES)
+    assert installed is not None
+    assert {f"llama_cpp/{name}.py" for name in installed[1].split()} == found == set(assemble.known_core().ours)
+
+
 def test_the_import_line() -> None:
     assert adopt.our_import().startswith("from . import _backends as _backends")
 

@@ -87,11 +87,12 @@ def changes(core: Core, version: str) -> tuple[list[str], bool]:
 
 class KnownCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``core.toml``: the `release` of llama-cpp-python that somebody last looked at, its `libraries`, its CPU `plugins` by
-    platform, the files of its `package`, and what it `requires`."""
+    platform, the files of its `package`, `ours` beside them, and what it `requires`."""
 
     release: str
     libraries: list[str]
     package: list[str]
+    ours: list[str]
     requires: list[str]
     plugins: dict[str, list[str]]
 
