@@ -122,7 +122,7 @@ KNOWN = (
         r"(?i)illegal instruction|SIGILL|0xC000001D|no CPU plugin that this processor can run|baseline optimizations",
         "Illegal instruction (core dumped)",
         "A library uses instructions that this processor lacks.",
-        "Unset LLAMA_CPP_BACKENDS: the loader then takes what the processor can run. `doctor` says whose library it is.",
+        "Unset LLAMA_CPP_BACKENDS: the loader then takes what the processor can run. `python -m llama_cpp doctor` says whose it is.",
     ),
     Known(
         "library missing or damaged",
@@ -167,7 +167,7 @@ def with_help(text: str) -> str:
 
 # -- a library that does not open --------------------------------------------------------------------------------------------
 
-_MACHINES = {3: "x86, 32 bits", 40: "Arm, 32 bits", 62: "x86-64", 183: "Arm, 64 bits"}  # e_machine (ELF); others by their number
+_MACHINES = {3: "x86", 40: "Arm", 62: "x86", 183: "Arm"}  # e_machine (ELF); others by their number
 
 
 def foreign(path: Any) -> str:
@@ -185,12 +185,15 @@ def foreign(path: Any) -> str:
     if head[:4] != b"\x7fELF" or len(head) < 20:
         return ""
     if (head[4], head[18:20]) != (own[4], own[18:20]):
-        theirs, ours = (struct.unpack("<H", part[18:20])[0] for part in (head, own))
-        return "{} is for another processor ({}) than this Python ({})".format(
-            str(path).rpartition("/")[2], _MACHINES.get(theirs, theirs), _MACHINES.get(ours, ours)
-        )
+        return f"{str(path).rpartition('/')[2]} is for another processor ({_machine(head)}) than this Python ({_machine(own)})"
     wants = "musl" if b"libc.musl-" in rest else "glibc" if b"\0libc.so.6\0" in rest else ""
     return f"{str(path).rpartition('/')[2]} is for {wants}" if wants and wants != ("musl" if musl else "glibc") else ""
+
+
+def _machine(head: bytes) -> str:
+    """The processor of an ELF file, by its first 20 bytes."""
+    (number,) = struct.unpack("<H", head[18:20])
+    return f"{_MACHINES.get(number, number)}, {32 if head[4] == 1 else 64} bits"
 
 
 def unopened(error: Exception, lib_dir: Any) -> Exception:

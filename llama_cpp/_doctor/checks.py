@@ -19,7 +19,8 @@ _IMPORT_LIMIT, _DRIVER_LIMIT, _TOKENS_LIMIT, _MODEL_LIMIT = 60, 60, 120, 600  # 
 
 
 class Patient:
-    """What the checks know of each other. `index`: the address in commands. `working`: names of devices that gave tokens."""
+    """What the checks know of each other. `index`: the address in commands. `working`: names of devices that gave tokens.
+    `gpu_fails`: a driver or device that the plugin found fails."""
 
     def __init__(self, report: Report, screen: Screen, index: str, model: str) -> None:
         self.report = report
@@ -31,6 +32,7 @@ class Patient:
         self.facts: dict[str, Any] = {}
         self.working: list[str] = []
         self.works = True  # on the CPU
+        self.gpu_fails = False
 
     @property
     def installer(self) -> str:
@@ -146,7 +148,7 @@ def _again(patient: Patient) -> None:
     on = install.variants_are_on()
     report.facts["again"] = {"unmet": unmet, "suits": best, "uv_wheel_variants": on}
     if unmet:
-        report.warning(f"no installer would take it again: the wheel wants {unmet[0]}{asks}", patient.reinstall(best))
+        report.warning(f"it would not be taken again: the wheel wants {unmet[0]}{asks}", patient.reinstall(best))
     elif installed.label and installed.installer == "uv" and not on:
         report.info(f"it fits this machine. uv would take the plain wheel now: its feature wheel-variants is off{asks}")
     elif installed.label and best.startswith("cuda") and best != installed.label:
@@ -180,7 +182,8 @@ def libraries(patient: Patient) -> None:
                        "Run Python in another folder, and look into PYTHONPATH.")  # fmt: skip
     outcome = patient.run("load the GPU's plugin and list devices", "facts", limit=_DRIVER_LIMIT)
     if outcome.result is None:
-        report.error(f"the GPU's plugin or driver {outcome.died}" + _whose(outcome),
+        patient.gpu_fails = True
+        report.error(f"the GPU's plugin or driver {outcome.died}",
                      "Set LLAMA_CPP_BACKENDS=cpu, which keeps it out, then reinstall or update the GPU's driver.")  # fmt: skip
         outcome = patient.run("list devices without the GPU's plugin", "facts", limit=_DRIVER_LIMIT, LLAMA_CPP_BACKENDS="cpu")
         if outcome.result is None:
@@ -215,6 +218,10 @@ def _import_failure(patient: Patient, outcome: child.Outcome) -> tuple[str, str]
     reason = f" ({foreign})" if foreign and foreign not in text else ""
     fails = "" if text.startswith(("crashed", "met", "gives", "was")) else "fails: "
     helps = known.line if known else "Install it again: `pip install --force-reinstall llama-cpp-python`."
+    package = re.match(r", in (\w+)[/\\]", _whose(outcome))
+    if package and package[1] not in ("llama_cpp", "ctypes"):  # NumPy, say
+        helps = f"pip install --force-reinstall {package[1]}"
+        helps += f" --no-binary {package[1]}" if "instruction" in text else ""
     return f"`import llama_cpp` {fails}{text}{reason}{_whose(outcome)}", helps
 
 
@@ -256,13 +263,16 @@ def _plugins(patient: Patient) -> None:
         known = _errors.explained(f"the {name} plugin {reason}")
         if plugin["state"] == "loaded" and plugin.get("devices") != 0:
             report.ok(f"GPU plugin {name}" + (f": {reason}" if reason else ""))
+        elif plugin["state"] == "skipped" and patient.gpu_fails:
+            report.info(f"GPU plugin {name} is left out from here on")
         elif plugin["state"] == "skipped":
             report.warning(f"GPU plugin {name} is left out: {reason}", "Unset LLAMA_CPP_BACKENDS." if patient.hardware.gpus else "")
         else:
             verb = "was not loaded: " if plugin["state"] == "failed" else ""
             packages = re.search(r"\((pip install [^)]*)\)", reason)
             helps = packages[1] if packages else known.line if known else ""
-            if patient.hardware.gpus:
+            patient.gpu_fails = patient.gpu_fails or "device fails" in reason
+            if patient.hardware.gpus or patient.gpu_fails:
                 report.warning(f"GPU plugin {name} {verb}{reason}", helps)
             else:
                 report.info(f"GPU plugin {name} {verb}{reason}")
@@ -274,7 +284,7 @@ def _plugins(patient: Patient) -> None:
         elif install.has_code(toolkit, gpu.compute):
             report.ok(f"the plugin has code for {gpu.name} ({gpu.compute})")
     for path in facts.get("open_libraries", []):
-        report.info(path)
+        report.info(f"opened: {path}")
 
 
 def devices(patient: Patient) -> None:
@@ -285,7 +295,7 @@ def devices(patient: Patient) -> None:
         memory = "{} of {} free".format(_gib(device["memory_free"]), _gib(device["memory_total"]))
         what = "{name}, {description}, {memory}".format(memory=memory, **device)
         outcome = patient.run(f"{device['name']} computes a graph", "graph", str(index), limit=_DRIVER_LIMIT)
-        row = {"name": device["name"], "type": device["type"], "right": False}
+        row = {"name": device["name"], "type": device["type"], "memory_free": device["memory_free"], "right": False}
         results.append(row)
         if outcome.result is None:
             cause = _logged(outcome)
@@ -339,6 +349,10 @@ def _tokens(patient: Patient, model: str, limit: int) -> None:
         if not row["right"]:
             report.info(f"{row['name']}: not asked")
             continue
+        free, size = row["memory_free"], os.path.getsize(model)
+        if number >= 0 and free < size:
+            report.warning(f"the model ({_gib(size)}) is bigger than the free memory of {row['name']} ({_gib(free)})",
+                           "Offload fewer layers: n_gpu_layers=10, and more while it fits.")  # fmt: skip
         outcome = patient.run(f"{row['name']} makes ten tokens", "tokens", str(number), model, limit=limit)
         if outcome.result is None:
             text = outcome.died.replace(model, "MODEL")
@@ -351,7 +365,8 @@ def _tokens(patient: Patient, model: str, limit: int) -> None:
             continue
         row.update({key: value for key, value in outcome.result.items() if key != "tokens"})
         patient.working.append(row["name"])
-        used = " with {threads} threads".format(**outcome.result) if number < 0 else ""
+        count = outcome.result["threads"]
+        used = f" with {count} thread{'s' if count > 1 else ''}" if number < 0 else ""
         report.ok(
             "{}: ten tokens at {:.0f} a second{}; loaded in {:.1f} s".format(
                 row["name"], outcome.result["tokens_per_second"], used, outcome.result["seconds_to_load"]

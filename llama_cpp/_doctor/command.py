@@ -56,8 +56,8 @@ def verdict(patient: checks.Patient) -> tuple[int, str, str]:
     """Exit code, one sentence, and what mends the first thing wrong."""
     report = patient.report
     if not patient.works:
-        (wrong, *_) = [finding for finding in report.findings if finding.status == ERROR]
-        return _BROKEN, f"It does not work: {wrong.text}.", wrong.helps
+        (broken, *_) = [finding for finding in report.findings if finding.status == ERROR]
+        return _BROKEN, f"It does not work: {broken.text}.", broken.helps
     rows = report.facts["devices"]
     gpus = [
         row["name"] for row in rows if row["type"] != "CPU" and row["name"] in patient.working and not _is_software(patient, row)
@@ -66,13 +66,16 @@ def verdict(patient: checks.Patient) -> tuple[int, str, str]:
         row["name"] for row in rows if row["type"] != "CPU" and row["name"] not in patient.working and row["type"] != "accelerator"
     ]
     there = patient.hardware.names
-    if (there and not gpus) or failing:
+    if (there and not gpus) or failing or patient.gpu_fails:
         first = report.first(ERROR, WARNING)
-        what = there or ", ".join(failing)
+        what = there or ", ".join(failing) or "a GPU that the plugin found"
         helps = first.helps if first else patient.reinstall("vulkan")
         return _CPU_ONLY, f"It works on the CPU only, though there is {what}.", helps
-    where = ", ".join(patient.working)
-    return _WORKS, f"It works: tokens from {where}." + ("" if there or len(rows) > 1 else " There is no GPU here."), ""
+    text = "It works: tokens from {}.{}".format(
+        ", ".join(patient.working), "" if there or len(rows) > 1 else " There is no GPU here."
+    )
+    wrong = report.first(ERROR)
+    return _WORKS, text + (f" But {wrong.text}." if wrong else ""), wrong.helps if wrong else ""
 
 
 def _is_software(patient: checks.Patient, row: dict[str, object]) -> bool:

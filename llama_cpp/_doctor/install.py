@@ -22,7 +22,7 @@ _NAME = "llama_cpp_python"
 
 
 class Installed(NamedTuple):
-    """`tags`: the wheel's. `label`: "" for the plain wheel. `properties`: by namespace and feature. `source`: where from, in words."""
+    """`label`: "" for the plain wheel. `properties`: by namespace and feature. `source`: where from, in words."""
 
     version: str
     tags: list[str]
@@ -166,7 +166,7 @@ def unmet(properties: dict[str, dict[str, list[str]]], hardware: Hardware) -> li
     if wanted and best is None:
         missing.append("an NVIDIA GPU, and nvidia-smi shows none")
     elif wanted and best and not set(wanted) & {f"{best[0]}0_virtual", *(f"{best[0]}{minor}_real" for minor in range(best[1] + 1))}:
-        missing.append("a GPU of {}, and this one is {}{}".format(", ".join(wanted), *best))
+        missing.append("a GPU of {}, and this one is {}.{}".format(", ".join(wanted), *best))
     gfx = properties.get("amd", {}).get("gfx_arch", [])
     if gfx and not any(gpu.compute in gfx for gpu in hardware.gpus):
         missing.append("a GPU of {}".format(", ".join(gfx)))

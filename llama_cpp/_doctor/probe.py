@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from typing import Any, Callable
 
 MARK = "llama-cpp-doctor:"
 _TOKENS = 10
-_LIBRARIES = ("cuda", "cublas", "nvidia", "nvrtc", "vulkan", "amdhip", "hipblas", "rocblas", "hsa-runtime", "openvino")
+_LIBRARIES = re.compile(r"lib(?:cuda|cublas|nvidia|nvrtc|vulkan|GLX_nvidia|amdhip|hipblas|rocblas|hsa-runtime|openvino)[^/]*$")
 
 
 def main(words: list[str]) -> None:
@@ -43,7 +44,7 @@ def _open_libraries(own: str) -> list[str]:
             paths = {line.split(None, 5)[5].strip() for line in file if ".so" in line and line.count("/")}
     except OSError:
         return []
-    return sorted(p for p in paths if not p.startswith(own) and any(word in os.path.basename(p) for word in _LIBRARIES))
+    return sorted(path for path in paths if not path.startswith(own) and _LIBRARIES.search(path))
 
 
 def graph(device: str) -> dict[str, Any]:

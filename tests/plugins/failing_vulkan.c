@@ -1,14 +1,21 @@
 // Preloaded before the Vulkan loader: a driver that fails when it is told to. `failing_driver` is set from Python.
 //   1  vkCreateDevice        2  vkQueueSubmit        3  vkWaitForFences and vkGetFenceStatus
 //   4  crashes, 5  hangs while devices are listed
+// FAILING_DRIVER in the environment sets it from the start.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <unistd.h>
 #include <string.h>
 #include <vulkan/vulkan_core.h>
 
 int failing_driver = 0;
+
+__attribute__((constructor)) static void from_environment(void) {
+    const char * text = getenv("FAILING_DRIVER");
+    failing_driver = text ? atoi(text) : 0;
+}
 
 static PFN_vkGetInstanceProcAddr instance_proc;
 static PFN_vkGetDeviceProcAddr device_proc;
