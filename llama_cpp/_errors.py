@@ -122,7 +122,7 @@ KNOWN = (
         r"(?i)illegal instruction|SIGILL|0xC000001D|no CPU plugin that this processor can run|baseline optimizations",
         "Illegal instruction (core dumped)",
         "A library uses instructions that this processor lacks.",
-        "Unset LLAMA_CPP_BACKENDS: the loader then takes what the processor can run. `python -m llama_cpp doctor` says whose it is.",
+        "Unset LLAMA_CPP_BACKENDS: the loader then takes what the processor can run. `doctor` says whose library it is.",
     ),
     Known(
         "library missing or damaged",

@@ -300,7 +300,8 @@ def devices(patient: Patient) -> None:
         if outcome.result is None:
             cause = _logged(outcome)
             known = _errors.explained(f"{outcome.died} {cause}")
-            report.error(f"{what}: {outcome.died}{_whose(outcome)}{cause}", known.line if known else "Update the GPU's driver.")
+            died = outcome.died.replace("RuntimeError: ", "")
+            report.error(f"{what}: {died}{cause}", known.line if known else "Update the GPU's driver.")
         elif not outcome.result["difference"] <= outcome.result["tolerance"]:
             report.error("{}: computes wrongly: {:.1%} off".format(what, outcome.result["difference"]), "Update the GPU's driver.")
         else:
@@ -313,10 +314,11 @@ def devices(patient: Patient) -> None:
 
 
 def _logged(outcome: child.Outcome) -> str:
-    """The last error that a backend wrote, behind a colon."""
+    """The error that a backend wrote, in brackets: the first that is known, else the first."""
     lines = [line.strip() for line in outcome.log.splitlines() if re.search(r"(?i)error|fail|no kernel image", line)]
     lines = [line for line in lines if not line.startswith(("File", "raise", "Fatal", "RuntimeError"))]
-    return f" ({lines[0]})" if lines else ""
+    chosen = next(filter(_errors.explained, lines), lines[0] if lines else "")
+    return f" ({chosen})" if chosen else ""
 
 
 def tokens(patient: Patient) -> None:

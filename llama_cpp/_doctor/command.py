@@ -8,7 +8,7 @@ import os
 import sys
 
 from . import checks, privacy
-from .findings import ERROR, WARNING, Report
+from .findings import ERROR, WARNING, Finding, Report
 from .screen import Screen
 
 _WORKS, _CPU_ONLY, _BROKEN = 0, 1, 2
@@ -40,11 +40,11 @@ def main(arguments: list[str]) -> int:
         screen.clear()
         print("\nstopped", file=sys.stderr)
         return 130
-    code, text, helps = verdict(patient)
-    screen.verdict(code, text, helps)
+    code, text, wrong = verdict(patient)
+    screen.verdict(code, text, wrong.text if wrong else "", wrong.helps if wrong else "")
     if asked.json:
         found = {
-            "verdict": {"code": code, "text": text, "helps": helps},
+            "verdict": {"code": code, "text": text, "wrong": wrong.text if wrong else "", "helps": wrong.helps if wrong else ""},
             "findings": [finding._asdict() for finding in report.findings],
             "facts": report.facts,
         }
@@ -52,30 +52,21 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def verdict(patient: checks.Patient) -> tuple[int, str, str]:
-    """Exit code, one sentence, and what mends the first thing wrong."""
+def verdict(patient: checks.Patient) -> tuple[int, str, Finding | None]:
+    """Exit code, one sentence, and the first thing wrong."""
     report = patient.report
     if not patient.works:
-        (broken, *_) = [finding for finding in report.findings if finding.status == ERROR]
-        return _BROKEN, f"It does not work: {broken.text}.", broken.helps
+        return _BROKEN, "It does not work.", next(finding for finding in report.findings if finding.status == ERROR)
     rows = report.facts["devices"]
-    gpus = [
-        row["name"] for row in rows if row["type"] != "CPU" and row["name"] in patient.working and not _is_software(patient, row)
-    ]
-    failing = [
-        row["name"] for row in rows if row["type"] != "CPU" and row["name"] not in patient.working and row["type"] != "accelerator"
-    ]
+    others = [row for row in rows if row["type"] not in ("CPU", "accelerator")]
+    failing = [row["name"] for row in others if row["name"] not in patient.working]
+    computing = [row["name"] for row in others if row["name"] in patient.working and not _is_software(patient, row)]
     there = patient.hardware.names
-    if (there and not gpus) or failing or patient.gpu_fails:
-        first = report.first(ERROR, WARNING)
+    if (there and not computing) or failing or patient.gpu_fails:
         what = there or ", ".join(failing) or "a GPU that the plugin found"
-        helps = first.helps if first else patient.reinstall("vulkan")
-        return _CPU_ONLY, f"It works on the CPU only, though there is {what}.", helps
-    text = "It works: tokens from {}.{}".format(
-        ", ".join(patient.working), "" if there or len(rows) > 1 else " There is no GPU here."
-    )
-    wrong = report.first(ERROR)
-    return _WORKS, text + (f" But {wrong.text}." if wrong else ""), wrong.helps if wrong else ""
+        return _CPU_ONLY, f"It works on the CPU only, though there is {what}.", report.first(ERROR, WARNING)
+    no_gpu = "" if there or others else " There is no GPU here."
+    return _WORKS, "It works: tokens from {}.{}".format(", ".join(patient.working), no_gpu), report.first(ERROR)
 
 
 def _is_software(patient: checks.Patient, row: dict[str, object]) -> bool:

@@ -65,32 +65,29 @@ def _compute(libraries: list[Any], device: int, left: list[float], right: list[f
             raise RuntimeError(f"{what} failed")
         return value
 
+    # Nothing is freed: this process ends soon, and a backend that gave up could not even free its memory (docs/design.md).
     handle = call("ggml_backend_dev_get", pointer, [size])(device)
     backend = made("making the device", call("ggml_backend_dev_init", pointer, [pointer, ctypes.c_char_p])(handle, None))
-    with contextlib.ExitStack() as stack:
-        stack.callback(call("ggml_backend_free", None, [pointer]), backend)
-        context = made("ggml_init", call("ggml_init", pointer, [_InitParams])(_InitParams(4 << 20, None, True)))
-        stack.callback(call("ggml_free", None, [pointer]), context)
-        new = call("ggml_new_tensor_2d", pointer, [pointer, ctypes.c_int, ctypes.c_int64, ctypes.c_int64])
-        tensors = [new(context, _F32, _INNER, _ROWS), new(context, _F32, _INNER, _COLUMNS), new(context, _F32, _ROWS, _COLUMNS)]
-        two = [pointer, pointer, pointer]
-        product = call("ggml_mul_mat", pointer, two)(context, tensors[0], tensors[1])
-        result = call("ggml_add", pointer, two)(context, product, tensors[2])
-        graph = call("ggml_new_graph", pointer, [pointer])(context)
-        call("ggml_build_forward_expand", None, [pointer, pointer])(graph, result)
-        allocate = call("ggml_backend_alloc_ctx_tensors", pointer, [pointer, pointer])
-        buffer = made("allocating memory", allocate(context, backend))
-        stack.callback(call("ggml_backend_buffer_free", None, [pointer]), buffer)
-        put = call("ggml_backend_tensor_set", None, [pointer, ctypes.c_char_p, size, size])
-        for tensor, values in zip(tensors, (left, right, more)):
-            data = array.array("f", values).tobytes()
-            put(tensor, data, 0, len(data))
-        status = call("ggml_backend_graph_compute", ctypes.c_int, [pointer, pointer])(backend, graph)
-        if status != _SUCCESS:
-            raise RuntimeError(f"computing a graph failed (status {status})")
-        out = ctypes.create_string_buffer(_ROWS * _COLUMNS * 4)
-        call("ggml_backend_tensor_get", None, [pointer, ctypes.c_char_p, size, size])(result, out, 0, len(out))
-        return list(array.array("f", out.raw))
+    context = made("ggml_init", call("ggml_init", pointer, [_InitParams])(_InitParams(4 << 20, None, True)))
+    new = call("ggml_new_tensor_2d", pointer, [pointer, ctypes.c_int, ctypes.c_int64, ctypes.c_int64])
+    tensors = [new(context, _F32, _INNER, _ROWS), new(context, _F32, _INNER, _COLUMNS), new(context, _F32, _ROWS, _COLUMNS)]
+    two = [pointer, pointer, pointer]
+    product = call("ggml_mul_mat", pointer, two)(context, tensors[0], tensors[1])
+    result = call("ggml_add", pointer, two)(context, product, tensors[2])
+    graph = call("ggml_new_graph", pointer, [pointer])(context)
+    call("ggml_build_forward_expand", None, [pointer, pointer])(graph, result)
+    allocate = call("ggml_backend_alloc_ctx_tensors", pointer, [pointer, pointer])
+    made("allocating memory", allocate(context, backend))
+    put = call("ggml_backend_tensor_set", None, [pointer, ctypes.c_char_p, size, size])
+    for tensor, values in zip(tensors, (left, right, more)):
+        data = array.array("f", values).tobytes()
+        put(tensor, data, 0, len(data))
+    status = call("ggml_backend_graph_compute", ctypes.c_int, [pointer, pointer])(backend, graph)
+    if status != _SUCCESS:
+        raise RuntimeError(f"computing a graph failed (status {status})")
+    out = ctypes.create_string_buffer(_ROWS * _COLUMNS * 4)
+    call("ggml_backend_tensor_get", None, [pointer, ctypes.c_char_p, size, size])(result, out, 0, len(out))
+    return list(array.array("f", out.raw))
 
 
 def _libraries(state: Any) -> list[Any]:

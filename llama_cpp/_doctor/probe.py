@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from typing import Any, Callable
 
 MARK = "llama-cpp-doctor:"
@@ -17,7 +18,12 @@ _LIBRARIES = re.compile(r"lib(?:cuda|cublas|nvidia|nvrtc|vulkan|GLX_nvidia|amdhi
 def main(words: list[str]) -> None:
     task, *arguments = words
     tasks: dict[str, Callable[..., Any]] = {"imported": imported, "facts": facts, "graph": graph, "tokens": tokens}
-    result = tasks[task](*arguments)
+    try:
+        result = tasks[task](*arguments)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     sys.stdout.flush()
     print(f"\n{MARK}{json.dumps(result)}", flush=True)
     os._exit(0)  # what a driver does at exit is no longer asked

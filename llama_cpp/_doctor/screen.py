@@ -64,7 +64,7 @@ class Screen:
     def _wrapped(self, text: str, indent: int) -> list[str]:
         return textwrap.wrap(text, self.width - indent, break_long_words=False, break_on_hyphens=False) or [""]
 
-    def verdict(self, code: int, text: str, helps: str) -> None:
+    def verdict(self, code: int, text: str, wrong: str, helps: str) -> None:
         self.clear()
         status = {0: OK, 1: WARNING, 2: ERROR}[code]
         self.line(f"\n{self.colour('Verdict', '1')}")
@@ -72,9 +72,14 @@ class Screen:
         self.line(f"  {self.colour(self.signs[status], _COLOURS[status])} {self.colour(first, '1')}")
         for line in rest:
             self.line(f"    {self.colour(line, '1')}")
+        if wrong:
+            self.line()
+            for line in self._wrapped(privacy.clean(f"Mend this first: {wrong}"), 4):
+                self.line(f"    {line}")
         if helps:
-            self.line("\n    Mend this first:")
-            self.line(f"    {privacy.clean(helps)}")  # not wrapped: it is to be copied
+            self.line(f"\n    {privacy.clean(helps)}")  # not wrapped: it is to be copied
+        if "INDEX/" in helps:
+            self.line("\n    INDEX is the address that the wheel came from; --index URL puts it in.")
 
     # -- progress ------------------------------------------------------------------------------------------------------------
 
