@@ -255,7 +255,7 @@ def test_would_be_taken_again(compute: str, cuda: str, unmet: str) -> None:
 
 @pytest.mark.parametrize(
     ("compute", "architectures", "ptx", "expected"),
-    [("8.9", ["86", "90"], "none", True), ("7.5", ["86"], "none", False), ("12.0", ["90"], "90", True), ("12.0", ["90"], "no", False),
+    [("8.9", ["86", "90"], "none", True), ("7.5", ["86"], "none", False), ("12.0", ["90"], "90", True), ("12.0", ["90"], "", False),
      ("gfx1100", ["gfx1100"], "", True), ("gfx900", ["gfx1100"], "", False), ("", ["90"], "", None), ("8.9", [], "", None)],
 )  # fmt: skip
 def test_has_code(compute: str, architectures: list[str], ptx: str, expected: bool | None) -> None:
