@@ -99,7 +99,7 @@ KNOWN = (
         "glibc wheel, Python of musl",
         r"Error loading shared library (?:ld-linux|lib(?:c|m|dl|rt|pthread)\.so)|Error relocating \S+: .*symbol not found"
         r"|ld-linux-\S+: cannot open|is for glibc",
-        "Error loading shared library libdl.so.2: No such file or directory (needed by …/libggml.so)",
+        "Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by …/libggml.so)",
         "The wheel is for glibc, this Python is for musl (Alpine).",
         "Install llama-cpp-python again with this Python's own pip: it takes the wheel named musllinux.",
     ),

@@ -135,7 +135,7 @@ def installation(patient: Patient) -> None:
 
 
 def _plugin_file(installed: install.Installed) -> bool:
-    return any(str(file).replace("\\", "/").endswith("lib/plugin.json") for file in installed.distribution.files or [])
+    return any(file == "llama_cpp/lib/plugin.json" for file, _ in install.recorded(installed.distribution))
 
 
 def _again(patient: Patient) -> None:

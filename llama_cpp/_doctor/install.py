@@ -6,6 +6,7 @@ The judgement goes as far as the wheel's own variant.json (PEP 825); whoever kno
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import json
 import os
@@ -79,23 +80,29 @@ def doubles() -> list[str]:
     return list(found.values())
 
 
+def recorded(distribution: Any) -> list[tuple[str, str]]:
+    """Files and hashes in RECORD (PEP 376). (From Python 3.12 on, `files` leaves out what is missing.)"""
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    return [(row[0].replace("\\", "/"), row[1]) for row in rows if len(row) > 1]
+
+
 def damaged(installed: Installed, waiting: Callable[[], None]) -> tuple[int, list[str]]:
     """How many files RECORD lists of the package, and what is wrong with them."""
     wrong, count = [], 0
-    for file in installed.distribution.files or []:
-        if not str(file).replace("\\", "/").startswith("llama_cpp/") or file.hash is None:
+    for file, digest in recorded(installed.distribution):
+        if not file.startswith("llama_cpp/") or not digest:
             continue
         count += 1
         waiting()
         sha256 = hashlib.sha256()
         try:
-            with open(str(file.locate()), "rb") as stream:
+            with open(str(installed.distribution.locate_file(file)), "rb") as stream:
                 for block in iter(lambda: stream.read(1 << 20), b""):
                     sha256.update(block)
         except OSError:
             wrong.append(f"{file} is missing")
             continue
-        if base64.urlsafe_b64encode(sha256.digest()).rstrip(b"=").decode() != file.hash.value:
+        if "sha256=" + base64.urlsafe_b64encode(sha256.digest()).rstrip(b"=").decode() != digest:
             wrong.append(f"{file} was changed")
     return count, wrong
 

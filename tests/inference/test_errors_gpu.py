@@ -45,7 +45,7 @@ def test_missing_runtime(tmp_path: Path, gguf_file: Models) -> None:
     """NVIDIA's packages are not there (``--no-deps``): the warning names them, and the CPU computes."""
     done = run(Copy(tmp_path, without="nvidia"), gguf_file("F32"), LD_PRELOAD=FAILING_DRIVER)
     assert done.returncode == 0, done.stderr
-    assert "libcudart.so" in done.stderr
+    assert "libcudart.so" in done.stderr or "libcublas.so" in done.stderr  # whichever the loader misses first
     assert 'pip install "nvidia-cuda-runtime' in done.stderr
     assert known("the runtime of CUDA is missing") in done.stderr
 
