@@ -226,52 +226,60 @@ _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level (ggml.h)
 
 
 class _Listener:
-    """Keeps llama.cpp's errors while somebody listens. What was logged to before is still logged to."""
+    """Keeps the errors that llama.cpp logs while somebody listens. They go where they went before, too.
 
-    def __init__(self) -> None:
+    It is started for each token, so it takes a few microseconds and no more: functions and their arguments are made once.
+    """
+
+    def __init__(self, library: Any) -> None:
         self.lock = threading.Lock()
         self.listening = 0
         self.lines: list[str] = []
         self.level = 0
-        self.before, self.before_data = ctypes.c_void_p(), ctypes.c_void_p()
+        self.before, self.data, self.now, self.data_now = (ctypes.c_void_p() for _ in range(4))
+        self.forward = _LogCallback()
         self.callback = _LogCallback(self._hear)
+        self.ours = ctypes.cast(self.callback, ctypes.c_void_p)
+        # An item of a CDLL is a function of its own: upstream's have other argument types.
+        self.get, self.set = library["llama_log_get"], library["llama_log_set"]
+        self.places = ctypes.byref(self.before), ctypes.byref(self.data)
+        self.places_now = ctypes.byref(self.now), ctypes.byref(self.data_now)
 
     def _hear(self, level: int, text: bytes, data: Any) -> None:
         self.level = self.level if level == _CONTINUED else level
         if self.level in (_WARN, _ERROR):
             self.lines = [*self.lines, (text or b"").decode("utf-8", "replace")][-40:]
         if self.before:
-            ctypes.cast(self.before, _LogCallback)(level, text, self.before_data)
+            if ctypes.cast(self.forward, ctypes.c_void_p).value != self.before.value:
+                self.forward = ctypes.cast(self.before, _LogCallback)
+            self.forward(level, text, self.data)
 
-    def start(self, library: Any) -> None:
+    def start(self) -> None:
         with self.lock:
             self.listening += 1
             if self.listening == 1:
                 self.lines = []
-                self.before, self.before_data = _log(library)
-                _set_log(library, ctypes.cast(self.callback, ctypes.c_void_p), ctypes.c_void_p())
+                self.get(*self.places)
+                self.set(self.ours, None)
 
-    def stop(self, library: Any) -> list[str]:
+    def stop(self) -> list[str]:
         with self.lock:
             self.listening -= 1
-            ours = ctypes.cast(self.callback, ctypes.c_void_p).value
-            if not self.listening and _log(library)[0].value == ours:  # nobody has set another meanwhile
-                _set_log(library, self.before, self.before_data)
+            if not self.listening:
+                self.get(*self.places_now)
+                if self.now.value == self.ours.value:  # nobody has set another meanwhile
+                    self.set(self.before, self.data)
             return self.lines
 
 
-def _log(library: Any) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-    """llama.cpp's logger and its data. (An item of a CDLL is a function of its own: upstream's has its own argument types.)"""
-    callback, data = ctypes.c_void_p(), ctypes.c_void_p()
-    library["llama_log_get"](ctypes.byref(callback), ctypes.byref(data))
-    return callback, data
+_listeners: dict[str, _Listener] = {}
 
 
-def _set_log(library: Any, callback: ctypes.c_void_p, data: ctypes.c_void_p) -> None:
-    library["llama_log_set"](callback, data)
-
-
-_listener = _Listener()
+def _listener(library: Any) -> _Listener | None:
+    """The one listener of this process: libmtmd logs to libllama's log, and two that take turns could end up calling each other."""
+    if not _listeners and hasattr(library, "llama_log_get"):
+        _listeners.setdefault("llama", _Listener(library))
+    return _listeners.get("llama")
 
 
 def with_reason(function: Any, call: Callable[[], Any], arguments: Any, library: Any) -> Any:
@@ -282,14 +290,15 @@ def with_reason(function: Any, call: Callable[[], Any], arguments: Any, library:
         ValueError, RuntimeError: as upstream.
     """
     name = function.__name__
+    listener = _listener(library)
     caller = sys._getframe(2).f_globals.get("__name__", "").rpartition(".")[2]
-    if name not in _RAISED or caller not in _CALLERS or not hasattr(library, "llama_log_get"):
+    if listener is None or name not in _RAISED or caller not in _CALLERS:
         return call()
-    _listener.start(library)
+    listener.start()
     try:
         result = call()
     finally:
-        lines = _listener.stop(library)
+        lines = listener.stop()
     computes = name in ("llama_decode", "llama_encode")
     reason = _cause(lines) if (result < 0 if computes else not result) else ""
     if not reason:

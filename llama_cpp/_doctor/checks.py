@@ -117,7 +117,7 @@ def installation(patient: Patient) -> None:
             f"no installer would give this wheel to this Python: {misfit}", _errors.known("wrong architecture of Python").helps
         )
     more = install.doubles()
-    if len(more) > 1:
+    if len(set(more)) > 1:
         report.warning(f"it is installed {len(more)} times ({', '.join(more)}): the first folder on the path wins",
                        "Run `pip uninstall llama-cpp-python` until none is left, then install it once.")  # fmt: skip
     _again(patient)
@@ -231,8 +231,8 @@ def _whose(outcome: child.Outcome) -> str:
     frame = re.search(r"Fatal Python error.*?\n.*?File \"([^\"]+)\"", outcome.log, re.DOTALL)
     if not frame:
         return ""
-    short = re.sub(r".*(?:site|dist)-packages[/\\]", "", frame[1])
-    return f", in {short}"
+    folders = [folder for folder in sys.path if folder and frame[1].startswith(folder + os.sep)]
+    return ", in {}".format(frame[1][len(max(folders, key=len, default="")) :].lstrip(os.sep))
 
 
 def _cpu(patient: Patient) -> None:
