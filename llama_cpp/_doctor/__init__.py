@@ -17,7 +17,10 @@ def is_asked() -> bool:
         count, values = ctypes.c_int(), ctypes.POINTER(ctypes.c_wchar_p)()
         ctypes.pythonapi.Py_GetArgcArgv(ctypes.byref(count), ctypes.byref(values))
         words = [values[index] for index in range(count.value)]
-    return bool(sys.argv[:2] == ["-m", "doctor"] and any(word in ("llama_cpp", "-mllama_cpp") for word in words))
+    module = words[len(words) - len(sys.argv)] if len(words) >= len(sys.argv) else ""  # sys.argv: -m, and what follows the module
+    return sys.argv[:2] == ["-m", "doctor"] and (
+        module == "llama_cpp" or (module.startswith("-") and module.endswith("mllama_cpp"))
+    )
 
 
 def take_over() -> None:

@@ -91,12 +91,11 @@ class Screen:
         def tell(seconds: float, limit: float) -> None:
             if seconds < _PATIENCE or not sys.stderr:
                 return
-            if sys.stderr.isatty():
-                self._told = f"{head}: {seconds:.0f} s, at most {limit:.0f}"
-                print(f"\r{self._told[: self.width]}", end="", file=sys.stderr, flush=True)
-            elif self._told != head:
-                self._told = head
-                print(f"{head} (at most {limit:.0f} s)", file=sys.stderr, flush=True)
+            terminal = sys.stderr.isatty()
+            text = f"{head}: {seconds:.0f} s, at most {limit:.0f}" if terminal else f"{head} (at most {limit:.0f} s)"
+            if text != self._told:
+                self._told = text
+                print(f"\r{text[: self.width]}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
         return tell
 

@@ -112,6 +112,13 @@ def test_a_model_of_the_users(copy: Copy, gguf_file: Models, tmp_path: Path) -> 
     assert copy.doctor("--json", "--model", str(whole), **NO_DEVICE).returncode == 0
 
 
+def test_other_programs_are_left_alone(copy: Copy) -> None:
+    """Another module that is asked for its own doctor, and imports llama_cpp on the way."""
+    copy.write("another/__init__.py", b"import llama_cpp\n")
+    copy.write("another/__main__.py", b"print('my own doctor')\n")
+    assert copy.python("-m", "another", "doctor", "llama_cpp").stdout == "my own doctor\n"
+
+
 def test_the_report_is_as_before(copy: Copy) -> None:
     done = copy.python("-m", "llama_cpp", "--json")
     assert done.returncode == 0
