@@ -130,7 +130,7 @@ def misfit(tags: list[str]) -> str:
         if name == "any":
             return ""
         arch = re.sub(r"^(?:(?:many|musl)?linux(?:_\d+_\d+|\d+)?_|macosx_\d+_\d+_|win_)", "", name)
-        if system != sys.platform.rstrip("0123456789").replace("win", "win32") and system != sys.platform:
+        if system != sys.platform:
             reasons.append(f"it is for another system ({name})")
         elif not _same(arch, machine):
             reasons.append(f"it is for another processor ({arch}) than this Python ({machine})")
@@ -165,7 +165,7 @@ def unmet(properties: dict[str, dict[str, list[str]]], hardware: Hardware) -> li
     if lowest:
         wants = "{}.{}".format(*lowest)
         if not hardware.cuda:
-            missing.append(f"a driver for CUDA {wants} or newer, and there is none")
+            missing.append(f"a driver for CUDA {wants} or newer, and nvidia-smi shows none")
         elif _version(hardware.cuda) < lowest:
             missing.append(f"a driver for CUDA {wants} or newer, and this one is for {hardware.cuda}")
     wanted = nvidia.get("sm_arch", [])
