@@ -67,7 +67,7 @@ def find(root: str | None = None) -> Hardware:
     place = _place(files)
     smi, driver, cuda, failure = _nvidia_smi()
     gpus = _gpus(files, smi)
-    libraries = {name: _is_library(files, name) for name in ("libcuda.so.1", "libvulkan.so.1")} if _linux(files) else {}
+    libraries = {name: _is_library(files, name) for name in ("libcuda.so.1", "libvulkan.so.1")} if _linux() else {}
     manifests = _manifests(files)
     driver = driver or _kernel_version(files)
     traps = list(_traps(files, gpus, place, smi, failure, libraries, manifests))
@@ -150,12 +150,14 @@ class _Files:
         return os.path.exists(self.path(name))
 
 
-def _linux(files: _Files) -> bool:
+def _linux() -> bool:
     return sys.platform.startswith("linux")
 
 
 def _place(files: _Files) -> str:
     """Where this process runs, if not on the machine itself."""
+    if not _linux():
+        return ""
     if files.exists(".flatpak-info"):
         return "Flatpak"
     if "microsoft" in files.text("proc/sys/kernel/osrelease").lower():
@@ -279,6 +281,8 @@ def _manifests(files: _Files) -> list[str]:
         named = os.environ.get(variable)
         if named:
             return [os.path.basename(path) for path in named.split(os.pathsep) if os.path.exists(path)]
+    if not _linux():
+        return []
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     folders = ["etc/vulkan/icd.d", "usr/share/vulkan/icd.d", "usr/local/share/vulkan/icd.d"]
     folders += [f"{home}/vulkan/icd.d".lstrip("/")] if files.root == "/" else []
@@ -294,7 +298,7 @@ def _traps(
     libraries: dict[str, bool],
     manifests: list[str],
 ) -> Iterator[Trap]:
-    if not _linux(files):
+    if not _linux():
         return
     nvidia = [gpu for gpu in gpus if gpu.vendor == "NVIDIA"]
     module = files.exists("proc/driver/nvidia/version")

@@ -19,6 +19,9 @@ _IMPORT_LIMIT, _TOKENS_LIMIT, _MODEL_LIMIT = 60, 120, 600  # seconds
 _DRIVER_LIMIT = int(os.environ.get("LLAMA_CPP_DOCTOR_SECONDS", "60"))  # for a driver that is slow (or, in tests, hangs)
 
 
+_FITTING = "Install llama-cpp-python again with this Python's own pip, which takes the wheel that fits."
+
+
 class Patient:
     """What the checks know of each other. `index`: the address in commands. `working`: names of devices that gave tokens.
     `gpu_fails`: a driver or device that the plugin found fails."""
@@ -113,9 +116,7 @@ def installation(patient: Patient) -> None:
     report.ok(f"{what}, installed by {installed.installer or 'an unknown program'} {installed.source}")
     misfit = install.misfit(installed.tags)
     if misfit:
-        report.error(
-            f"no installer would give this wheel to this Python: {misfit}", _errors.known("wrong architecture of Python").helps
-        )
+        report.error(f"no installer would give this wheel to this Python: {misfit}", _FITTING)
     more = install.doubles()
     if len(set(more)) > 1:
         report.warning(f"it is installed {len(more)} times ({', '.join(more)}): the first folder on the path wins",

@@ -242,7 +242,7 @@ def hardware(compute: str = "", cuda: str = "") -> _hardware.Hardware:
         ("9.0", "13.0", "a GPU of"),
         ("7.5", "13.1", "a GPU of"),
         ("8.9", "12.8", "CUDA 13.0"),
-        ("", "", "there is none"),
+        ("", "", "nvidia-smi shows none"),
     ],
 )
 def test_would_be_taken_again(compute: str, cuda: str, unmet: str) -> None:
