@@ -553,7 +553,7 @@ try:
 except (ImportError, OSError, RuntimeError) as error:
     from . import _errors
 
-    raise _errors.unopened(error, _lib_dir() if LIB_PATH_VARIABLE not in os.environ else None) from error
+    raise _errors.unopened(error, _lib_dir() if LIB_PATH_VARIABLE not in os.environ else None) from None  # it has the same text
 _upstream.load_shared_library = _load_shared_library
 _say_afterwards(_utils.suppress_stdout_stderr)
 

@@ -19,6 +19,7 @@ _IMPORT_LIMIT, _TOKENS_LIMIT, _MODEL_LIMIT = 60, 120, 600  # seconds
 _DRIVER_LIMIT = int(os.environ.get("LLAMA_CPP_DOCTOR_SECONDS", "60"))  # for a driver that is slow (or, in tests, hangs)
 
 
+_LITTLE = 1 << 30  # bytes free on a GPU
 _FITTING = "Install llama-cpp-python again with this Python's own pip, which takes the wheel that fits."
 
 
@@ -89,6 +90,8 @@ def gpus(patient: Patient) -> None:
         words += [f"{_gib(gpu.free)} of {_gib(gpu.memory)} free"] if gpu.memory else []
         words += [f"kernel driver {gpu.kernel}"] if gpu.kernel else []
         report.ok(", ".join(words))
+        if gpu.memory and 0 < gpu.free < _LITTLE:
+            report.info(f"little memory is free on {gpu.name}: another process uses it")
     if not found.gpus:
         report.info("no GPU found")
     if found.driver:
@@ -98,7 +101,10 @@ def gpus(patient: Patient) -> None:
     vulkan_is_wanted = "vulkan" in (patient.installed.label if patient.installed else "", _hardware.label(found))
     for trap in found.traps:
         minor = trap.name == "hybrid" or (trap.name.startswith("no-vulkan") and not vulkan_is_wanted)
-        (report.info(trap.what) if minor else report.warning(trap.what, trap.helps))
+        if minor:
+            report.info(f"{trap.what} {trap.helps}")
+        else:
+            report.warning(trap.what, trap.helps)
 
 
 def installation(patient: Patient) -> None:
