@@ -115,10 +115,10 @@ def installation(patient: Patient) -> None:
         )
         return
     report.facts["installed"] = {
-        "version": installed.version, "tags": installed.tags, "label": installed.label, "properties": installed.properties,
+        "version": installed.version, "tags": installed.tags, "label": installed.label, "kind": installed.kind, "properties": installed.properties,
         "installer": installed.installer, "source": installed.source,
     }  # fmt: skip
-    what = f"llama-cpp-python {installed.version}, wheel `{installed.label or 'cpu'}` for {installed.platform or '?'}"
+    what = f"llama-cpp-python {installed.version}, wheel `{installed.kind}` for {installed.platform or '?'}"
     report.ok(f"{what}, installed by {installed.installer or 'an unknown program'} {installed.source}")
     misfit = install.misfit(installed.tags)
     if misfit:
@@ -137,12 +137,8 @@ def installation(patient: Patient) -> None:
         )
     elif count:
         report.ok(f"{count} files are as the wheel had them")
-    if hardware.gpus and not installed.label and not _plugin_file(installed):
+    if hardware.gpus and installed.kind == "cpu":
         report.warning(f"this is the CPU wheel: {hardware.names} stays unused", patient.reinstall(_hardware.label(hardware)))
-
-
-def _plugin_file(installed: install.Installed) -> bool:
-    return any(file == "llama_cpp/lib/plugin.json" for file, _ in install.recorded(installed.distribution))
 
 
 def _again(patient: Patient) -> None:
@@ -162,12 +158,9 @@ def _again(patient: Patient) -> None:
     elif installed.label and best.startswith("cuda") and best != installed.label:
         report.info(f"it fits this machine; `{best}` would suit the GPU better{asks}")
     elif installed.label:
-        who = (
-            "uv would take it again"
-            if installed.installer == "uv"
-            else f"{installed.installer or 'pip'} took it under a plain name"
-        )
-        report.ok(f"it fits this machine: {who}{asks}")
+        report.ok(f"it fits this machine, and {installed.installer or 'its installer'} would take it again{asks}")
+    elif installed.kind != "cpu":
+        report.info(f"it has a plain name, so it was asked for: no installer looks whether it fits this machine{asks}")
     elif installed.installer == "uv":
         again = (
             "uv's feature wheel-variants is on: it would choose anew" if on else "uv would take it again (without wheel-variants)"

@@ -34,6 +34,13 @@ class Installed(NamedTuple):
     distribution: Any
 
     @property
+    def kind(self) -> str:
+        """What the wheel is built for: its label, else its local version (indexes of one backend), else its plugin, else ``cpu``."""
+        plugins = [re.search(r"ggml-(?!base|cpu|[0-9a-f]{8}\b)(\w+)\.(?:so|dll)$", file) for file, _ in recorded(self.distribution)]
+        named = self.label or self.version.partition("+")[2]
+        return named or next((match[1] for match in plugins if match), "cpu")
+
+    @property
     def platform(self) -> str:
         return self.tags[0].rpartition("-")[2] if self.tags else ""
 
