@@ -115,7 +115,8 @@ def installation(patient: Patient) -> None:
         )
         return
     report.facts["installed"] = {
-        "version": installed.version, "tags": installed.tags, "label": installed.label, "kind": installed.kind, "properties": installed.properties,
+        "version": installed.version, "tags": installed.tags, "label": installed.label, "kind": installed.kind,
+        "properties": installed.properties,
         "installer": installed.installer, "source": installed.source,
     }  # fmt: skip
     what = f"llama-cpp-python {installed.version}, wheel `{installed.kind}` for {installed.platform or '?'}"

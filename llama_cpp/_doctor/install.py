@@ -35,7 +35,7 @@ class Installed(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What the wheel is built for: its label, else its local version (indexes of one backend), else its plugin, else ``cpu``."""
+        """What the wheel is built for: its label, its local version (indexes of one backend), its plugin, or else ``cpu``."""
         plugins = [re.search(r"ggml-(?!base|cpu|[0-9a-f]{8}\b)(\w+)\.(?:so|dll)$", file) for file, _ in recorded(self.distribution)]
         named = self.label or self.version.partition("+")[2]
         return named or next((match[1] for match in plugins if match), "cpu")

@@ -37,6 +37,7 @@ def test_works_on_the_cpu(copy: Copy) -> None:
     assert found["verdict"]["code"] == 0
     assert found["findings"][0]["section"] == "Machine"
     assert {"GPUs", "Installation", "Libraries", "Devices", "Tokens"} <= {row["section"] for row in found["findings"]}
+    assert (found["facts"]["installed"]["kind"] == "cpu") is (PLUGIN is None)
     (cpu,) = [row for row in found["facts"]["devices"] if row["type"] == "CPU"]
     assert cpu["right"]
     assert cpu["tokens_per_second"] > 0
