@@ -195,7 +195,15 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m llama_cpp", description=(__doc__ or "").split("\n")[0])
+    if sys.argv[1:2] == ["doctor"]:  # else by _backends.py, before the import
+        from ._doctor import command
+
+        return command.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_cpp",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="`python -m llama_cpp doctor` tries everything out, from the driver to a token; it works where the import fails.",
+    )
     parser.add_argument("--json", action="store_true", help="for tools: one JSON object")
     arguments = parser.parse_args()
     facts = report()

@@ -27,7 +27,13 @@ import threading
 import warnings
 from typing import Any, Iterator
 
+if getattr(sys, "argv", [])[:2] == ["-m", "doctor"]:  # `python -m llama_cpp doctor`: it works where what follows fails
+    from . import _doctor
+
+    _doctor.take_over()
+
 from . import _ctypes_extensions as _upstream
+from . import _utils
 
 BACKENDS_VARIABLE = "LLAMA_CPP_BACKENDS"
 OUT_OF_TREE_VARIABLE = "GGML_BACKEND_PATH"
@@ -53,6 +59,8 @@ _MODEL_FUNCTIONS = (
     "llama_load_model_from_file",
     "mtmd_init_from_file",
 )
+# Functions that make a context, and compute: they are hooked for the reason of a failure alone (_errors.py).
+_CONTEXT_FUNCTIONS = ("llama_init_from_model", "llama_new_context_with_model", "llama_decode", "llama_encode")
 # Functions whose answer depends on which devices there are.
 _DEVICE_QUESTIONS = (
     "llama_supports_gpu_offload",
@@ -394,29 +402,34 @@ class _Backends:
             if path and self.out_of_tree is None and not self.static:
                 self.out_of_tree = Plugin(OUT_OF_TREE_VARIABLE, pathlib.Path(path))
                 if not self._load(self.out_of_tree):
-                    warnings.warn(
-                        f"{OUT_OF_TREE_VARIABLE}={path} was not loaded: {self.out_of_tree.reason}",
-                        RuntimeWarning,
-                        stacklevel=4,
-                    )
+                    _say(f"{OUT_OF_TREE_VARIABLE}={path} was not loaded: {self.out_of_tree.reason}")
             if gpu and not self.gpu_asked:
                 self.gpu_asked = True
                 for plugin in self.gpu:
                     if plugin.state == WAITING:
                         self._load(plugin)
-            useless = [plugin for plugin in self.gpu if plugin.state == FAILED or plugin.devices == 0]
-            if gpu and model and useless and not self.warned:
-                self.warned = True
-                warnings.warn(
-                    "layers were to go to a GPU, but {}; they stay on the CPU. `python -m llama_cpp` tells more.".format(
-                        "; ".join(
-                            "the {} plugin {}".format(p.name, f"was not loaded ({p.reason})" if p.state == FAILED else p.reason)
-                            for p in useless
-                        )
-                    ),
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+            if gpu and model and not self.warned:
+                text = self._unused()
+                self.warned = bool(text)
+                if text:
+                    _say(text)
+
+    def _unused(self) -> str:
+        """What a user must know whose layers were to go to a GPU and stay on the CPU; "" where they need not."""
+        from . import _errors, _hardware  # here, since an import needs none of it
+
+        if not self.gpu and not self.static and not self.wanted and not self.out_of_tree:
+            return _hardware.unused(_installer())
+        useless = [plugin for plugin in self.gpu if plugin.state == FAILED or plugin.devices == 0]
+        if not useless:
+            return ""
+        reasons = "; ".join(
+            "the {} plugin {}".format(p.name, f"was not loaded ({p.reason})" if p.state == FAILED else p.reason) for p in useless
+        )
+        known = _errors.explained(reasons)
+        return "layers were to go to a GPU, but {}; they stay on the CPU. {}`python -m llama_cpp doctor` tells more.".format(
+            reasons, known.line + " " if known else ""
+        )
 
     @contextlib.contextmanager
     def _captured_log(self) -> Iterator[list[str]]:
@@ -438,6 +451,44 @@ class _Backends:
             yield lines
         finally:
             self.ggml.ggml_log_set(old, old_data)
+
+
+def _installer() -> str:
+    """The program that installed this package (INSTALLER in dist-info), or ""."""
+    from importlib import metadata
+
+    try:
+        return (metadata.distribution("llama_cpp_python").read_text("INSTALLER") or "").strip()
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+_unsaid: list[str] = []
+
+
+def _say(text: str) -> None:
+    """A warning at the user's own line. With `verbose=False` upstream sends stderr away while it loads a model: then afterwards."""
+    if sys.stderr is _utils.errnull_file:
+        _unsaid.append(text)
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
+
+
+def _say_afterwards(silencer: Any) -> None:
+    """Let upstream's class that sends stderr away say what was left unsaid meanwhile."""
+    leave = getattr(silencer.__exit__, "__wrapped__", silencer.__exit__)
+
+    def leave_and_say(self: Any, *error: Any) -> None:
+        leave(self, *error)
+        for text in _unsaid[:]:
+            _unsaid.remove(text)
+            _say(text)
+
+    leave_and_say.__wrapped__ = leave  # type: ignore[attr-defined]
+    silencer.__exit__ = leave_and_say
 
 
 def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
@@ -482,19 +533,29 @@ def _hook(library: ctypes.CDLL) -> None:
     """
     function_type: Any = library._FuncPtr
 
-    def preceded_by(before: Any, then: bool = True) -> Any:
+    def preceded_by(before: Any, then: bool = True, reasons: bool = False) -> Any:
         def call(self: Any, *arguments: Any) -> Any:
             before(arguments)
+            if reasons:
+                from . import _errors  # here, since an import needs none of it
+
+                return _errors.with_reason(self, lambda: function_type.__call__(self, *arguments), arguments, library)
             return function_type.__call__(self, *arguments) if then else None
 
         same = {"_flags_": function_type._flags_, "_restype_": function_type._restype_}  # ctypes wants them in every class
         return type("Hooked", (function_type,), dict(same, __call__=call))
 
-    model_function = preceded_by(lambda arguments: state.ask(gpu=_wants_gpu(arguments), model=True))
+    model_function = preceded_by(lambda arguments: state.ask(gpu=_wants_gpu(arguments), model=True), reasons=True)
+    context_function = preceded_by(lambda arguments: None, reasons=True)
     device_question = preceded_by(lambda arguments: state.ask(gpu=True))
     load_all = preceded_by(lambda arguments: state.ask(gpu=True), then=False)
 
-    for names, kind in ((_MODEL_FUNCTIONS, model_function), (_DEVICE_QUESTIONS, device_question), (_LOAD_ALL, load_all)):
+    for names, kind in (
+        (_MODEL_FUNCTIONS, model_function),
+        (_CONTEXT_FUNCTIONS, context_function),
+        (_DEVICE_QUESTIONS, device_question),
+        (_LOAD_ALL, load_all),
+    ):
         for name in names:
             with contextlib.suppress(AttributeError):  # not in this library
                 hooked = kind((name, library))
@@ -512,8 +573,14 @@ def _load_shared_library(lib_base_name: str, base_path: pathlib.Path) -> ctypes.
 _upstream_load: Any = getattr(_upstream.load_shared_library, "__wrapped__", _upstream.load_shared_library)
 _load_shared_library.__wrapped__ = _upstream_load  # type: ignore[attr-defined]
 
-state = _Backends()
+try:
+    state = _Backends()
+except (ImportError, OSError, RuntimeError) as error:
+    from . import _errors
+
+    raise _errors.unopened(error, _lib_dir() if LIB_PATH_VARIABLE not in os.environ else None) from None  # it has the same text
 _upstream.load_shared_library = _load_shared_library
+_say_afterwards(_utils.suppress_stdout_stderr)
 
 if hasattr(os, "register_at_fork"):
 

@@ -3,6 +3,7 @@
  *
  * `failing_driver` (an exported int): 0 works; 1 the device cannot be asked for its properties; 2 the next kernel fails; 3 the next
  * synchronisation fails; 4 crashes, 5 hangs while devices are listed. As with a real GPU, the first failure sticks: every later call fails too, giving memory back included.
+ * FAILING_DRIVER in the environment sets it from the start; DEVICE_ERROR is the error's text.
  * DEVICE_MEMORY (bytes, default 1 GiB) is what the device has.
  */
 #define _GNU_SOURCE
@@ -23,6 +24,12 @@
 #endif
 
 int failing_driver = 0;
+
+__attribute__((constructor)) static void from_environment(void) {
+    const char * text = getenv("FAILING_DRIVER");
+    failing_driver = text ? atoi(text) : 0;
+}
+
 static int lost = 0;
 static size_t used = 0;
 
@@ -86,7 +93,10 @@ int cudaDeviceGetAttribute(int * value, int attribute, int device) { (void) attr
 int cudaDeviceGetPCIBusId(char * text, int size, int device) { (void) device; strncpy(text, "0000:00:00.0", (size_t) size); return OK; }
 int cudaDeviceCanAccessPeer(int * yes, int a, int b) { (void) a; (void) b; *yes = 0; return OK; }
 int cudaDeviceEnablePeerAccess(int device, unsigned flags) { (void) device; (void) flags; return OK; }
-const char * cudaGetErrorString(int code) { return code == OUT_OF_MEMORY ? "out of memory" : "the pretended GPU was lost"; }
+const char * cudaGetErrorString(int code) {
+    const char * text = getenv("DEVICE_ERROR");
+    return code == OUT_OF_MEMORY ? "out of memory" : text ? text : "the pretended GPU was lost";
+}
 int cudaGetLastError(void) { return lost; }
 int cudaPeekAtLastError(void) { return lost; }
 

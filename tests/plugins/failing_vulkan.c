@@ -1,10 +1,12 @@
 // Before the Vulkan loader: a driver that fails when it is told to. `failing_driver` is set from Python.
 //   1  vkCreateDevice        2  vkQueueSubmit        3  vkWaitForFences and vkGetFenceStatus
 //   4  crashes, 5  hangs while devices are listed
+// FAILING_DRIVER in the environment sets it from the start.
 // Linux preloads it. Windows takes it for the loader: its file is a vulkan-1.dll that was opened before, and it has every function that
 // the plugin imports.
 #define _GNU_SOURCE
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <vulkan/vulkan_core.h>
 
@@ -36,6 +38,11 @@ static void rest(void) { pause(); }
 #endif
 
 EXPORTED int failing_driver = 0;
+
+__attribute__((constructor)) static void from_environment(void) {
+    const char * text = getenv("FAILING_DRIVER");
+    failing_driver = text ? atoi(text) : 0;
+}
 
 static PFN_vkGetInstanceProcAddr instance_proc;
 static PFN_vkGetDeviceProcAddr device_proc;

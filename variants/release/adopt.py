@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import SourceError
+from ..steps.assemble import known_core
 from ..steps.core import RULES
 from ..terminal import disk
 from ..upstream.source import COMPILED, ROOT
@@ -17,9 +18,7 @@ COPIED = (
     "variants",
     "tests/inference",
     "tests/plugins",
-    "llama_cpp/_backends.py",
-    "llama_cpp/__main__.py",
-    "llama_cpp/__pyinstaller",
+    *known_core().ours,
     *(f"llama_cpp/{name}" for name in COMPILED),
 )
 #: Tables of our pyproject.toml that upstream's gets.

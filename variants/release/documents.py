@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -80,6 +82,23 @@ def sessions() -> Iterator[str]:
             yield f"| `nox -s {node.name}` | {_line(ast.get_docstring(node) or '')} |"
 
 
+def errors() -> Iterator[str]:
+    """The errors that the wheels explain (llama_cpp/_errors.py), with the text that people search for."""
+    yield from ("| what you see | what it is | what helps |", "|---|---|---|")
+    for row in _module(ROOT / "llama_cpp" / "_errors.py").KNOWN:
+        yield f"| `{row.see}` | {row.what} | {row.helps} |"
+
+
+def _module(path: Path) -> Any:
+    """A module of the wheels by its file: the package itself opens libraries."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
 def steps(parser: argparse.ArgumentParser) -> Iterator[str]:
     """The steps of the command line, with their options."""
     yield from ("| step | what it does | options |", "|---|---|---|")
@@ -103,7 +122,7 @@ def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
     """Every document of which a part is made, and what it should be."""
     parts = {"keys": keys(), "rooms": rooms(), "tour": tour(), "sessions": sessions(), "steps": steps(parser)}
     parts |= {"support": support.support(), "variants": support.variants()}
-    parts |= {"platforms": support.platforms(), "table": support.table()}
+    parts |= {"platforms": support.platforms(), "table": support.table(), "errors": errors()}
     texts = {name: "\n".join(rows) for name, rows in parts.items()}
     found = {ROOT / "docs" / "machines.md": known.markdown()}
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:

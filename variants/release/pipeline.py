@@ -462,7 +462,7 @@ def stale(wheel: Path, release: Path = source.VENDOR) -> str | None:
             return f"it has no readable {assemble.CORE}"
         if made.fingerprint != expected:
             return f"its core is {made.fingerprint}, upstream's source and CMakeLists.txt now give {expected}"
-        for name in source.OURS:
+        for name in assemble.known_core().ours:
             if name not in files or opened.read(name) != (ROOT / name).read_bytes():
                 return f"{name} has changed since"
     return None

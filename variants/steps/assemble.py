@@ -81,11 +81,12 @@ def changes(core: Core, version: str) -> tuple[list[str], bool]:
 
 class KnownCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``core.toml``: the `release` of llama-cpp-python that somebody last looked at, its `libraries`, its CPU `plugins` by
-    platform, the files of its `package`, what it `requires`, and its `entry_points` by group and name."""
+    platform, the files of its `package`, `ours` beside them, what it `requires`, and its `entry_points` by group and name."""
 
     release: str
     libraries: list[str]
     package: list[str]
+    ours: list[str]
     requires: list[str]
     entry_points: dict[str, dict[str, str]]
     plugins: dict[str, list[str]]

@@ -14,6 +14,7 @@ from ..compilers.toolchain import Toolchain
 from ..errors import CommandError
 from ..terminal import disk, process
 from ..upstream.source import COMPILED, ROOT, TREE, Upstream
+from . import assemble
 
 #: How everything is compiled.
 RULES = next(path for path in (ROOT / "variants" / "CMakeLists.txt", ROOT / "CMakeLists.txt") if path.is_file())
@@ -130,7 +131,8 @@ def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, bui
 
 def _stamp(upstream: Upstream, toolchain: Toolchain) -> str:
     """All that decides the core's wheel, beside upstream's source files, which ninja looks at."""
-    files = [ROOT / "pyproject.toml", *sorted((ROOT / "llama_cpp").rglob("*.py")), *sorted(upstream.tree.glob("llama_cpp/**/*.py"))]
+    ours = (ROOT / name for name in assemble.known_core().ours)
+    files = [ROOT / "pyproject.toml", *ours, *sorted(upstream.tree.glob("llama_cpp/**/*.py"))]
     digest = hashlib.sha256(fingerprint(upstream, toolchain.name, toolchain.platform.name).encode())
     for path in files:
         digest.update(path.name.encode() + path.read_bytes())

@@ -18,8 +18,6 @@ from . import assemble
 from .assemble import CORE
 from .inspected import Finding, Wheel
 
-#: Our own modules of the package.
-_OURS = frozenset(source.OURS)
 #: Upstream's, where nothing tells their names.
 _MODULE = re.compile(r"llama_cpp/(?:[a-z_][a-z0-9_]*/)*(?:[a-z_][a-z0-9_]*\.py|py\.typed)")
 _LICENCE = re.compile(r"(?i)(?:[\w.+-]+/)*[\w.+-]*(?:licen[cs]e|copying|copyright|notice)[\w.+-]*")
@@ -51,11 +49,11 @@ def record(wheel: Wheel) -> Iterator[Finding]:
 
 
 def members(wheel: Wheel) -> Iterator[Finding]:
-    """Upstream's package and our modules, the two descriptions beside the libraries, and dist-info with no entry points but those
-    of core.toml. (Libraries: :func:`.verify.promised_plugins`.)"""
+    """Upstream's package and our own modules, the two descriptions beside the libraries, and dist-info with no entry points but
+    those of core.toml. (Libraries: :func:`.verify.promised_plugins`.)"""
     version = wheel.header("METADATA")["Version"]
     known = assemble.known_core()
-    package = {*known.package, *_OURS} if version == known.release else None
+    package = {*known.package, *known.ours} if version == known.release else None
     for name in wheel.files:
         inside = name.removeprefix(f"{wheel.info}/")
         if inside == "entry_points.txt":
@@ -65,7 +63,7 @@ def members(wheel: Wheel) -> Iterator[Finding]:
         elif inside != name:
             if not _in_dist_info(inside, archive.split_label(wheel.path.name)[1] is not None):
                 yield Finding(name, "has no place in dist-info", "No wheel of ours has it: find out who put it there.")
-        elif name in wheel.libraries or name in wheel.damaged or name in (CORE, DESCRIPTION, *_OURS):
+        elif name in wheel.libraries or name in wheel.damaged or name in (CORE, DESCRIPTION, *known.ours):
             continue
         elif not (name in package if package else _MODULE.fullmatch(name)):
             yield Finding(name, "is no file of upstream's package, and none of ours", "Find out who put it there.")
@@ -136,5 +134,5 @@ def missing_files(wheel: Wheel, upstream: Upstream) -> Iterator[Finding]:
                 yield Finding(name, "is not upstream's with our import before it", "Build the wheel again.")
         elif ours.sha256.hex() != archive.sha256(path):
             yield Finding(name, "differs from upstream's", "Build the wheel again.")
-    for name in sorted({name for name in wheel.files if _MODULE.fullmatch(name)} - theirs - _OURS):
+    for name in sorted({name for name in wheel.files if _MODULE.fullmatch(name)} - theirs - {*assemble.known_core().ours}):
         yield Finding(name, "is no file of upstream's", "Find out who put it there.")

@@ -331,10 +331,11 @@ def check_wheel_contents(wheel: Wheel) -> Iterator[Finding]:
     """`check-wheel-contents` passes, but for W004 ("not importable") on our libraries, which are opened, and on PyInstaller's hook,
     whose name PyInstaller prescribes."""
     code, text = _tool(wheel, "check_wheel_contents", "--no-config")
+    ours = assemble.known_core().ours
     if code:
         complaints = re.findall(r": (W\d+): (.+)\n((?:  .+\n?)*)", text)
         for number, fact, files in complaints or [("", text.strip()[-300:], "")]:
-            named = [name for name in files.split() if not (number == "W004" and (name in wheel.libraries or name in source.OURS))]
+            named = [name for name in files.split() if not (number == "W004" and (name in wheel.libraries or name in ours))]
             if named or not files:
                 what = f"check-wheel-contents: {number} {fact.rstrip(':')} {', '.join(named[:5])}"
                 yield Finding(wheel.path.name, what.strip(), "Remove or rename what it names.")

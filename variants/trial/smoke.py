@@ -37,7 +37,8 @@ PORTABLE = ("test_inference.py", "test_mtmd.py")
 _TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test are no use to the next
 #: Those of a wheel's GPU plugin, and of ggml's RPC plugin.
 GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
-_APART = (GPU_TESTS, _RPC_TESTS)
+_DRIVER_ERRORS = "test_errors_gpu.py"
+_APART = (GPU_TESTS, _DRIVER_ERRORS, _RPC_TESTS)
 #: Processors that qemu emulates, and the CPU plugin that each must get.
 OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
@@ -141,7 +142,8 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     with _installed(wheel, installer, environment, log, tools=tools, base=base) as python:
         counts = pytest_in([python], asked, log, remedy, flash)
         if linux and (env := _expected(wheel, build_dir)):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
-            for name, count in pytest_in([python], [folder / GPU_TESTS], log, remedy, env | flash).items():
+            devices: list[str | Path] = [folder / GPU_TESTS, folder / _DRIVER_ERRORS]
+            for name, count in pytest_in([python], devices, log, remedy, env | flash).items():
                 counts[name] += count
         records.add(wheel, what=what, installer=installer, **report([python], {}), **counts)
 
@@ -171,6 +173,7 @@ def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
         name = driver[0] if variant.backend.stands_before_driver else library.name
         process.output([compiler, "-shared", "-fPIC", "-O1", f"-Wl,-soname,{name}", source_file, "-o", library, "-ldl"])
         env |= {"LLAMA_CPP_TEST_FAILING_DRIVER": str(library)} if library.exists() else {}
+        env |= {"LLAMA_CPP_TEST_DRIVER_SOURCE": str(source_file.with_name("cuda_driver.c"))}
     return env
 
 

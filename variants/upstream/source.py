@@ -31,13 +31,6 @@ PIN = VENDOR / "upstream.toml"
 TREE = VENDOR / "llama_cpp_python"
 #: Folders of llama_cpp/ with source of ours that is compiled into the libraries, and is no part of a wheel.
 COMPILED = ("boundary", "guard", "threads")
-#: Modules of ours in the package.
-OURS = (
-    "llama_cpp/__main__.py",
-    "llama_cpp/_backends.py",
-    "llama_cpp/__pyinstaller/__init__.py",
-    "llama_cpp/__pyinstaller/hook-llama_cpp.py",
-)
 #: Libraries that upstream's bindings open by these names.
 OPENED = ("llama", "ggml", "mtmd")
 _STAMP = ".unpacked-from-sha256"
