@@ -101,7 +101,7 @@ def test_wrong_platform(cli: Cli, checkout: Path) -> None:
     done = cli("build", "metal")
     assert done.returncode == errors.UsageError.exit_code
     assert "metal does not exist for linux_x86_64" in done.stdout
-    done = cli("build", "vulkan", "--platform", "win_amd64")
+    done = cli("build", "cuda13", "--platform", "win_amd64")
     assert done.returncode == errors.UsageError.exit_code
     assert "is built on such a machine" in done.stdout
     done = cli("build", "cpu", "--platform", "win_amd64", "--toolchain", "system")

@@ -204,7 +204,7 @@ def test_command_line(asking: Cli, offered: Path) -> None:
     assert answer["choice"]["label"] == "rocm7"
     assert answer["others"]["uv"].endswith("-vulkan.whl")
     assert any("uv does not know the provider of amd" in line for line in answer["differences"])
-    done = asking("explain", offered, "--platform", "musllinux_1_2_aarch64", "--installer", "pip")
+    done = asking("explain", offered, "--platform", "macosx_10_15_x86_64", "--installer", "pip")
     assert done.returncode == 1
     assert "nothing fits" in done.stdout
 

@@ -81,9 +81,11 @@ def test_some_platforms_alone() -> None:
     made = jobs.jobs(list(matrix.load().values()), jobs.Wanted(platforms=("win_amd64",)))
     assert [job.name for job in [*made.core, *made.plugin, *made.assemble, *made.test]] == [
         "core-win_amd64",
+        "plugin-cuda12-win_amd64",
         "plugin-vulkan-win_amd64",
         "assemble-win_amd64",
         "test-cpu-win_amd64",
+        "test-cuda12-win_amd64",
         "test-vulkan-win_amd64",
     ]
 

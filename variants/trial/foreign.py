@@ -62,7 +62,7 @@ def test(wheel: Path, build_dir: Path) -> None:
     files, more = [*smoke.PORTABLE], {}
     if platform.system == "Windows":
         files.append(_WINDOWS_TESTS)
-        more["LLAMA_CPP_TEST_STANDIN"] = world.path(standins.cuda(tools, folder, log))
+        more["LLAMA_CPP_TEST_STANDIN"] = world.path(standins.plugin(tools, folder, log))
     processors = _processors(platform, world)
     for words, command, expected in processors:
         console.print(f"      on {words}{f': {expected}' if expected else ''}")

@@ -36,7 +36,7 @@ def failing_driver(variant: Variant, tools: Toolchain, folder: Path, log: Path) 
     return [_compile(code, folder / code.stem / name, tools, log, *include) for name in names]
 
 
-def cuda(tools: Toolchain, folder: Path, log: Path) -> Path:
+def plugin(tools: Toolchain, folder: Path, log: Path) -> Path:
     """The folder of a plugin for Windows that needs a library of another package, of that library, and of an older one (`old.dll`).
 
     Raises:
