@@ -66,7 +66,7 @@ class Questions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The answer to all questions. `label`: the label of the right wheel, ``plain`` or ``nothing``. `uv`: where `uv pip install` gets
+    """The answer to all questions. `label`: that of the right wheel, ``plain`` or ``nothing``. `uv`: where `uv pip install` gets
     it: ``variants`` (it chooses by itself), ``plain`` or a label (from that backend's index). `other`: the same for installers that
     know no labels. `why`: one sentence, with ``{driver}`` for what was answered; `hint`: what would change it. `asks`: uv finds out
     by itself what was not answered, and may take another wheel."""

@@ -169,7 +169,7 @@ def _time(line: Line) -> datetime.datetime:
 
 
 def _front(ledger: Ledger, main: list[Line], merged: Mapping[tuple[str, str], bytes], site_url: str) -> Iterator[tuple[str, bytes]]:
-    """The pages for people, one a project; ours is the site's own."""
+    """The pages for people; our project's front page is the site's own."""
     projects = sorted({line.project for line in main})
     first = PROJECT if PROJECT in projects else projects[0] if projects else None
     needs = functools.cache(lambda digest: entries.requires(ledger.text(digest)))
@@ -177,8 +177,10 @@ def _front(ledger: Ledger, main: list[Line], merged: Mapping[tuple[str, str], by
     for project in projects:
         mine = sorted((line for line in main if line.project == project), key=lambda line: line.order, reverse=True)
         listing = _listing(mine, {version: check(content) for (of, version), content in merged.items() if of == project})
-        text = front.render(project, mine, listing, {line.name: needs(str(line.metadata)) for line in mine}, site_url)
-        yield "index.html" if project == first else f"{project}.html", text.encode()
+        required = {line.name: needs(str(line.metadata)) for line in mine}
+        name = "index.html" if project == first else f"{project}.html"
+        for path, text in front.pages(project, mine, listing, required, site_url, name):
+            yield path, text.encode()
 
 
 def _listing(lines: Iterable[Line], merged: dict[str, VariantsJson]) -> Listing:
