@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
+from variantlib.models.variant import VariantProperty
 from variantlib.models.variant_info import VariantInfo
 
 from . import explain
@@ -88,12 +89,14 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """`grids`: for each system, for each of `makers`, for each model, for each state the number of one of `outcomes`."""
+    """`grids`: for each system, for each of `makers`, for each model, for each state the number of one of `outcomes`. `order`: the
+    labels, the most wanted first."""
 
     systems: list[System]
     makers: list[Asked]
     outcomes: list[Outcome]
     grids: list[list[list[list[int]]]]
+    order: list[str]
 
 
 @functools.cache
@@ -117,7 +120,7 @@ def answers(listing: Listing, version: str, asked: Questions | None = None) -> A
         ]
         for system in asked.system
     ]
-    return Answers(asked.system, makers, list(outcomes), grids)
+    return Answers(asked.system, makers, list(outcomes), grids, judge.order)
 
 
 def _asked(maker: Maker, info: VariantInfo | None) -> Asked:
@@ -153,14 +156,22 @@ class _Judge:
             self._known[key] = explain.choose(self.listing, machine, installer, self.version)
         return self._known[key]
 
+    def alike(self, machine: Machine, drivers: Sequence[str]) -> list[str]:
+        """For each driver the first one that labels cannot tell from it."""
+        first: dict[object, str] = {}
+        told = [self._supported(replace(machine, driver=driver)) for driver in drivers]
+        return [first.setdefault(supported, driver) for supported, driver in zip(told, drivers, strict=True)]
+
+    def _supported(self, machine: Machine) -> frozenset[VariantProperty]:
+        return frozenset(explain.seen(self.info, machine, "standard")[0]) if self.info else frozenset()
+
     def _hardware(self, machine: Machine) -> object:
         """All that labels tell of it: which fit, in which order, and what the others need."""
         if self.info is None:
             return None
         facts = machine.driver, machine.sm, machine.gfx, machine.optional
         if facts not in self._told:
-            supported, _ = explain.seen(self.info, machine, "standard")
-            same = frozenset(supported), machine.driver is None, not machine.sm, not machine.gfx, machine.optional
+            same = self._supported(machine), machine.driver is None, not machine.sm, not machine.gfx, machine.optional
             if same not in self._told:
                 fitting = explain.labels(self.info, machine, "standard")
                 rest = [variant for label, variant in self.info.variants.items() if label not in fitting]
@@ -223,11 +234,15 @@ def _rows(judge: _Judge, system: System, asked: Asked) -> list[list[Outcome]]:
 def _driven(judge: _Judge, maker: Maker, machine: Machine, models: Sequence[Machine]) -> list[Outcome]:
     """The outcomes of a driver that is not known, of none, and of each. `machine`: as far as its GPU is known; `models`: what it
     may be."""
-    every = [replace(model, driver=driver) for model in models for driver in maker.drivers]
+    alike = judge.alike(machine, maker.drivers)
+    every = [replace(model, driver=driver) for model in models for driver in dict.fromkeys(alike)]
     found = [_of(judge, maker, machine, every), _of(judge, maker, machine, models)]
-    for driver in maker.drivers:
-        here = [replace(model, driver=driver) for model in models]
-        found.append(_of(judge, maker, replace(machine, driver=driver), here, "your driver is for CUDA {driver}"))
+    lead = "your driver is for CUDA {driver}"
+    of = {
+        driver: _of(judge, maker, replace(machine, driver=driver), [replace(model, driver=driver) for model in models], lead)
+        for driver in dict.fromkeys(alike)
+    }
+    found += [of[driver] for driver in alike]
     best = found[2].label
     lowest = max(
         (driver for driver, outcome in zip(maker.drivers, found[2:], strict=True) if outcome.label == best), key=maker.drivers.index

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -27,7 +27,17 @@ from .ways import ENVIRONMENT, PROJECT, WAYS
 if TYPE_CHECKING:
     import jinja2
 
+#: What is right without any answer, where uv is the installer.
+ASKS = "Nothing more to choose: uv takes the wheel that fits the machine"
 _TEMPLATES = Path(__file__).parent / "page"
+
+
+def newest(lines: Iterable[Line]) -> str:
+    """The version that installers take which are asked for none."""
+    by_version = {line.version: False for line in lines}
+    by_version |= {line.version: True for line in lines if line.yanked is None}
+    ordered = sorted(by_version, key=Version, reverse=True)
+    return next((version for version in ordered if by_version[version] and not Version(version).is_prerelease), ordered[0])
 
 
 def pages(
@@ -35,37 +45,31 @@ def pages(
 ) -> Iterator[tuple[str, str]]:
     """The pages of one project, by their paths.
 
-    lines: its wheels. listing: the same wheels with their labels' metadata. needs: what each requires, by file name. site_url:
-    where the site will be; a script puts the page's own address there. name: of the front page.
+    lines: its wheels. listing: those of the newest version, with their labels' metadata. needs: what each requires, by file name.
+    site_url: where the site will be; a script puts the page's own address there. name: of the front page.
     """
     url = site_url.rstrip("/") + "/"
     by_version: dict[str, list[Line]] = {}
     for line in sorted(lines, key=_order):
         by_version.setdefault(line.version, []).append(line)
-    ordered = sorted(by_version, key=Version, reverse=True)
-    newest = next((version for version in ordered if _is_offered(version, by_version[version])), ordered[0])
-    older = [version for version in ordered if version != newest]
+    first = newest(lines)
+    older = [version for version in sorted(by_version, key=Version, reverse=True) if version != first]
     for version in older:
         mine = by_version[version]
         shown = _version(project, version, mine, needs, "../../")
-        yield _path(project, version), _render("version.html.jinja", **shown, url=url, front=name, newest=newest)
-    mine = by_version[newest]
-    shown = _version(project, newest, mine, needs, "")
-    found = answers.answers(listing, newest)
-    yield (
-        name,
-        _render(
-            "index.html.jinja",
-            **shown,
-            url=url,
-            asked=found,
-            places=(ENVIRONMENT, PROJECT),
-            table=list(_table(found)),
-            offers=_offers(mine, found, shown["kinds"]),
-            data={"project": project} | _data(found, mine, needs, shown["labels"]),
-            older=[_older(project, version, by_version[version]) for version in older],
-        ),
-    )
+        yield _path(project, version), _render("version.html.jinja", **shown, url=url, front=name, newest=first)
+    mine = by_version[first]
+    shown = _version(project, first, mine, needs, "")
+    found = answers.answers(listing, first)
+    more = {
+        "asked": found,
+        "places": (ENVIRONMENT, PROJECT),
+        "table": list(_table(found)),
+        "offers": _offers(mine, found, shown["kinds"]),
+        "data": {"project": project} | _data(found, mine, needs, shown["labels"]),
+        "older": [_older(project, version, by_version[version]) for version in older],
+    }
+    yield name, _render("index.html.jinja", **shown, **more, url=url)
 
 
 @functools.cache
@@ -73,13 +77,24 @@ def _templates() -> jinja2.Environment:
     import jinja2  # only here: every command would pay for it
 
     loader = jinja2.FileSystemLoader(_TEMPLATES)
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=loader,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+    )
+    environment.filters["words"] = _words
+    return environment
+
+
+def _words(text: str) -> str:
+    """A command whose words are broken only where one alone is wider than the page."""
+    from markupsafe import Markup, escape
+
+    return Markup("").join(
+        Markup(part) if part.isspace() else Markup(f"<span>{escape(part)}</span>") for part in re.split(r"(\s)", text)
     )
 
 
@@ -89,11 +104,6 @@ def _render(template: str, **known: object) -> str:
 
 def _order(line: Line) -> tuple[object, ...]:
     return line.label is not None, line.label or "", line.name
-
-
-def _is_offered(version: str, lines: Sequence[Line]) -> bool:
-    """Would an installer take it that is asked for no version?"""
-    return not Version(version).is_prerelease and any(line.yanked is None for line in lines)
 
 
 def _path(project: str, version: str) -> str:
@@ -119,6 +129,7 @@ def _version(project: str, version: str, lines: Sequence[Line], needs: Mapping[s
         "labels": labels,
         "kinds": [*(["plain"] if has_plain else []), *labels],
         "ways": WAYS,
+        "asks": ASKS,
         "files": [_file(line, needs[line.name], root) for line in lines],
     }
 
@@ -241,9 +252,10 @@ def _data(asked: Answers, lines: Sequence[Line], needs: Mapping[str, list[str]],
 def _asks(asked: Answers, grid: Sequence[Sequence[Sequence[int]]]) -> str:
     """What uv finds out by itself on one system."""
     outcomes = [asked.outcomes[number] for cells in grid for row in cells for number in row]
-    takes = {outcome.label: None for outcome in outcomes if outcome.uv in ("variants", "plain") and not outcome.asks}
-    named = sorted(("the plain wheel" if label == "plain" else label for label in takes), key=lambda text: (" " in text, text))
-    return f"Nothing more to choose: uv takes the wheel that fits the machine, {' or '.join(named)}."
+    takes = {outcome.label for outcome in outcomes if outcome.uv in ("variants", "plain") and not outcome.asks}
+    named = [*(label for label in asked.order if label in takes), *(["the plain wheel"] if "plain" in takes else [])]
+    listed = ", ".join(named[:-1]) + (" or " if len(named) > 1 else "") + "".join(named[-1:])
+    return f"{ASKS}: {listed}."
 
 
 class _State(msgspec.Struct, frozen=True):

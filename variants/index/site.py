@@ -173,10 +173,11 @@ def _front(ledger: Ledger, main: list[Line], merged: Mapping[tuple[str, str], by
     projects = sorted({line.project for line in main})
     first = PROJECT if PROJECT in projects else projects[0] if projects else None
     needs = functools.cache(lambda digest: entries.requires(ledger.text(digest)))
-    check = functools.cache(metadata.check)
     for project in projects:
         mine = sorted((line for line in main if line.project == project), key=lambda line: line.order, reverse=True)
-        listing = _listing(mine, {version: check(content) for (of, version), content in merged.items() if of == project})
+        version = front.newest(mine)
+        info = {version: metadata.check(merged[project, version])} if (project, version) in merged else {}
+        listing = _listing((line for line in mine if line.version == version), info)
         required = {line.name: needs(str(line.metadata)) for line in mine}
         name = "index.html" if project == first else f"{project}.html"
         for path, text in front.pages(project, mine, listing, required, site_url, name):
@@ -184,7 +185,7 @@ def _front(ledger: Ledger, main: list[Line], merged: Mapping[tuple[str, str], by
 
 
 def _listing(lines: Iterable[Line], merged: dict[str, VariantsJson]) -> Listing:
-    """The same as :func:`.listing.read` of the finished site."""
+    """The same as :func:`.listing.read` of the finished site, for these wheels."""
     wheels = [
         msgspec.structs.replace(candidate, yanked=line.yanked is not None, requires_python=line.requires_python)
         for line in lines

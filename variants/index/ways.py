@@ -57,7 +57,7 @@ WAYS = (
         "pip",
         ENVIRONMENT,
         "pip install --extra-index-url {index} --only-binary={project} {requirement}",
-        "pip asks for no GPU: on every machine, this command takes {label}.",
+        "pip does not look at the GPU: on every machine, this command takes {label}.",
     ),
     _way(
         "Poetry",
