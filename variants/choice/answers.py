@@ -148,6 +148,7 @@ class _Judge:
         self.order = _preference(self.info) if self.info else []
         self._told: dict[object, object] = {}
         self._known: dict[object, Choice] = {}
+        self._alike: dict[tuple[str, ...], list[str]] = {}
 
     def choice(self, machine: Machine, installer: str) -> Choice:
         """What the installer takes there."""
@@ -156,11 +157,14 @@ class _Judge:
             self._known[key] = explain.choose(self.listing, machine, installer, self.version)
         return self._known[key]
 
-    def alike(self, machine: Machine, drivers: Sequence[str]) -> list[str]:
+    def alike(self, drivers: Sequence[str]) -> list[str]:
         """For each driver the first one that labels cannot tell from it."""
-        first: dict[object, str] = {}
-        told = [self._supported(replace(machine, driver=driver)) for driver in drivers]
-        return [first.setdefault(supported, driver) for supported, driver in zip(told, drivers, strict=True)]
+        key = tuple(drivers)
+        if key not in self._alike:
+            first: dict[object, str] = {}
+            told = [self._supported(Machine(driver=driver)) for driver in drivers]
+            self._alike[key] = [first.setdefault(supported, driver) for supported, driver in zip(told, drivers, strict=True)]
+        return self._alike[key]
 
     def _supported(self, machine: Machine) -> frozenset[VariantProperty]:
         return frozenset(explain.seen(self.info, machine, "standard")[0]) if self.info else frozenset()
@@ -234,7 +238,7 @@ def _rows(judge: _Judge, system: System, asked: Asked) -> list[list[Outcome]]:
 def _driven(judge: _Judge, maker: Maker, machine: Machine, models: Sequence[Machine]) -> list[Outcome]:
     """The outcomes of a driver that is not known, of none, and of each. `machine`: as far as its GPU is known; `models`: what it
     may be."""
-    alike = judge.alike(machine, maker.drivers)
+    alike = judge.alike(maker.drivers)
     every = [replace(model, driver=driver) for model in models for driver in dict.fromkeys(alike)]
     found = [_of(judge, maker, machine, every), _of(judge, maker, machine, models)]
     lead = "your driver is for CUDA {driver}"

@@ -94,7 +94,7 @@
   form.addEventListener("change", (event) => {
     const name = event.target.name || event.target.dataset.ask;
     touched.add(name);
-    event.target.closest("fieldset, label").querySelectorAll(".guess").forEach((mark) => mark.remove());
+    event.target.closest(event.target.name ? "fieldset" : "label").querySelectorAll(".guess").forEach((mark) => mark.remove());
     show();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
