@@ -26,6 +26,7 @@ from .ways import ENVIRONMENT, PROJECT, WAYS
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 #: What is right without any answer, where uv is the installer.
 ASKS = "Nothing more to choose: uv takes the wheel that fits the machine"
@@ -57,7 +58,8 @@ def pages(
     for version in older:
         mine = by_version[version]
         shown = _version(project, version, mine, needs, "../../")
-        yield _path(project, version), _render("version.html.jinja", **shown, url=url, front=name, newest=first)
+        commands = _commands(url, project, tuple(shown["kinds"]), version)
+        yield _path(project, version), _render("version.html.jinja", **shown, commands=commands, url=url, front=name, newest=first)
     mine = by_version[first]
     shown = _version(project, first, mine, needs, "")
     found = answers.answers(listing, first)
@@ -112,6 +114,20 @@ def _path(project: str, version: str) -> str:
 
 def _older(project: str, version: str, lines: Sequence[Line]) -> dict[str, str]:
     return {"name": version, "href": quote(_path(project, version)), "date": min(line.day for line in lines)}
+
+
+def _commands(url: str, project: str, kinds: tuple[str, ...], version: str) -> Markup:
+    """Each command of a version, which but for the version are those of most others."""
+    return _commands_of(url, project, kinds).replace(
+        "0+VERSION", version
+    )  # a version has no characters that HTML has another use for
+
+
+@functools.cache
+def _commands_of(url: str, project: str, kinds: tuple[str, ...]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(_render("commands.html.jinja", ways=WAYS, kinds=kinds, url=url, project=project, version="0+VERSION"))
 
 
 # -- the wheels of one version -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -205,7 +206,7 @@ def _written(site: Path) -> set[str]:
 
 
 def _listed(paths: Iterable[str]) -> bytes:
-    return (json.dumps(sorted(paths), indent=0) + "\n").encode()
+    return ("[\n" + ",\n".join(map(json.dumps, sorted(paths))) + "\n]\n").encode()
 
 
 def _refuse_foreign(
@@ -216,9 +217,9 @@ def _refuse_foreign(
         raise DiskError(f"{site} is a file.", "Name a folder for the site (--site FOLDER).")
     wheels = {path_of(line): line for line in held}
 
-    def is_ours(path: Path) -> bool:
-        name = path.relative_to(site).as_posix()
-        if path.is_symlink() or not path.is_file():
+    def is_ours(name: str) -> bool:
+        path = site / name
+        if not stat.S_ISREG(os.lstat(path).st_mode):
             return False
         if name in written or name == WRITTEN:
             return True
@@ -227,9 +228,10 @@ def _refuse_foreign(
     foreign = []
     for folder, below, files in os.walk(site):
         disk.remove_leftovers(lock, Path(folder))
-        links = [name for name in below if (Path(folder) / name).is_symlink()]
-        found = [Path(folder) / name for name in [*links, *files] if not disk.is_leftover(name)]
-        foreign += [path.relative_to(site).as_posix() for path in found if not is_ours(path)]
+        links = [name for name in below if os.path.islink(os.path.join(folder, name))]
+        root = "" if Path(folder) == site else f"{Path(folder).relative_to(site).as_posix()}/"
+        found = [f"{root}{name}" for name in [*links, *files] if not disk.is_leftover(name)]
+        foreign += [name for name in found if not is_ours(name)]
     if foreign:
         more = f" and {len(foreign) - 1} other files" if len(foreign) > 1 else ""
         raise DiskError(
