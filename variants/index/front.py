@@ -189,7 +189,7 @@ def _oldest(line: Line) -> str:
     kinds = {"manylinux": "glibc", "musllinux": "musl", "macosx": "macOS"}
     for tag in line.platforms:
         if release := platforms.release(tag):
-            return f"{kinds[re.split('[_0-9]', tag)[0]]} {'.'.join(map(str, release))} or newer"
+            return f"{kinds[re.split('[_0-9]', tag)[0]]} {'.'.join(map(str, release))}"
     return ""
 
 
@@ -235,7 +235,11 @@ def _facts(lines: Sequence[Line], asked: Answers, needs: Mapping[str, list[str]]
                     else set()
                 )
                 more = [name for name in own if name not in common]
-                parts = [size(line.size), _oldest(line), f"brings {' and '.join(more)}" if more and kind != "plain" else ""]
+                parts = [
+                    size(line.size),
+                    f"{_oldest(line)} or newer" if _oldest(line) else "",
+                    f"brings {' and '.join(more)}" if more and kind != "plain" else "",
+                ]
                 text = ", ".join(part for part in parts if part)
                 summary = _summary(kind, platform)
                 found.setdefault(kind, {})[number] = f"{text}. {summary}." if summary else f"{text}."

@@ -218,11 +218,11 @@ def _refuse_foreign(
     wheels = {path_of(line): line for line in held}
 
     def is_ours(name: str) -> bool:
-        path = site / name
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        if not stat.S_ISREG(os.lstat(os.path.join(site, name)).st_mode):
             return False
         if name in written or name == WRITTEN:
             return True
+        path = site / name
         return _is_there(path, wheels[name], hashes) if name in wheels else name in planned and _same(path, planned[name])
 
     foreign = []
