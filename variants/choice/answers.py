@@ -227,7 +227,7 @@ def _rows(judge: _Judge, system: System, asked: Asked) -> list[list[Outcome]]:
         why = "Without a GPU every wheel computes on the processor, so: the one that the installer takes by itself."
         return [[_outcome(judge, base, why, by_itself=True)]]
     if maker.name == ANY_GPU:
-        return [[_outcome(judge, base, f"Which wheel is best depends on the GPU, {_surely(judge, base)}", asks=True)]]
+        return [[_outcome(judge, base, f"Which wheel is best depends on the GPU, {_safely(judge, base)}", asks=True)]]
     if not maker.model:
         return [[_outcome(judge, base, f"No wheel is for {maker.name}'s GPUs alone, {_so(judge, base)}")]]
     models = [replace(base, sm=(model.sm,) if model.sm else (), gfx=(model.gfx,) if model.gfx else ()) for model in maker.model]
@@ -269,7 +269,7 @@ def _of(judge: _Judge, maker: Maker, known: Machine, candidates: Sequence[Machin
         return _outcome(judge, candidates[0], f"{_reasons(judge, maker, candidates[0], lead)}, {_so(judge, candidates[0])}")
     asks = all(judge.choice(machine, "uv").spelled == judge.choice(machine, "standard").spelled for machine in candidates)
     return _outcome(
-        judge, known, f"Which of {_and(labels)} fits depends on what you don't know, {_surely(judge, known)}", asks=asks
+        judge, known, f"Which of {_and(labels)} fits depends on what you don't know, {_safely(judge, known)}", asks=asks
     )
 
 
@@ -285,8 +285,8 @@ def _so(judge: _Judge, machine: Machine) -> str:
     return f"so: {_named(judge.choice(machine, 'standard').spelled)}."
 
 
-def _surely(judge: _Judge, machine: Machine) -> str:
-    return f"so for certain: {_named(judge.choice(machine, 'standard').spelled)}."
+def _safely(judge: _Judge, machine: Machine) -> str:
+    return f"so to be safe: {_named(judge.choice(machine, 'standard').spelled)}."
 
 
 def _reasons(judge: _Judge, maker: Maker, machine: Machine, lead: str) -> str:
