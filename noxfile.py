@@ -195,7 +195,7 @@ def serve(session: nox.Session) -> None:
 
 @nox.session(tags=["slow"], default=False)
 def installers(session: nox.Session) -> None:
-    """Run the real uv, an older one, pip, poetry and pdm against indexes on a loopback server; the front page in Chromium."""
+    """Run the real uv, an older one, pip, poetry and pdm against indexes on a loopback server; the front page in browsers."""
     folder = ours(session, "tests/installers")
     install(session, "tests", "installers", "browser", "providers")
     session.run("python", "-m", "pytest", *BY_FILE, folder, *session.posargs)

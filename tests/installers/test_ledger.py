@@ -16,12 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 
 from tests.installers.tools import ROOT, install, labelled, ledger_of, publish, wheel
 from variants import matrix
 from variants.errors import DiskError, LedgerError, UsageError
 from variants.index import front, index, ledger
+from variants.terminal import disk
+from variants.wheel import records
 
 FILES = "https://example.org/files/"
 
@@ -300,9 +303,9 @@ def test_two_at_once(dist: Path, site: Path) -> None:
 def test_killed_at_any_moment(dist: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 times: a version or a rebuild comes, the run is killed, and every link of the pages leads to its file.
 
-    Without the table of the front page, which takes most of a run and writes nothing: so most of them die while they write.
+    Without the pages for people, which take most of a run and are written last: so most of them die while they write.
     """
-    monkeypatch.setattr(front, "_machines", lambda *_: [])
+    monkeypatch.setattr(front, "pages", lambda *_: ())
     chance = random.Random(15)
     killed = 0
     for number in range(200):
@@ -330,6 +333,40 @@ def test_killed_at_any_moment(dist: Path, site: Path, monkeypatch: pytest.Monkey
     publish(dist, site)
     assert links(site) > 50
     assert not list(site.rglob(".*.tmp"))
+
+
+def test_a_hundred_releases(offer: tuple[Path, str], tmp_path: Path) -> None:
+    """The front page stays below 100 kB, with every label and a few runs of each wheel; each older version has a page."""
+    book = ledger.read(ledger_of(offer[0]))
+    run = {
+        "date": "2026-11-25", "sha256": "0" * 64, "what": "smoke", "processor": "AMD EPYC 9R14, plugin cpu-zen4", "passed": 40,
+        "system": "Debian GNU/Linux 12 (bookworm), x86_64", "python": "CPython 3.12.7", "devices": "CPU, Vulkan0 (llvmpipe)",
+    }  # fmt: skip
+    lines = []
+    for line in book.wheels.values():
+        if line.project == "llama-cpp-python" and line.version == "9.9.7":
+            runs = [records.Record(**run, installer=installer) for installer in ("uv 0.13.9", "pip 26.3")]  # type: ignore[arg-type]
+            for number in range(100):
+                name = line.name.replace("9.9.7", f"1.{number}")
+                url = f"{FILES}{name}"
+                lines.append(msgspec.structs.replace(line, name=name, url=url, runs=runs))
+    new = ledger.Ledger(tmp_path / "published.jsonl", lines)
+    with disk.queued(new.file) as lock:
+        new.write(lock)
+    shutil.copytree(book.folder, new.folder, dirs_exist_ok=True)
+    (tmp_path / "dist").mkdir()
+    index.publish(tmp_path / "dist", tmp_path / "site", new.file)
+    page = tmp_path / "site" / "index.html"
+    assert page.stat().st_size < 100_000
+    text = page.read_text()
+    older = sorted((tmp_path / "site" / "versions").rglob("*.html"))
+    assert len(older) == 99
+    for path in older:
+        assert f'href="{path.relative_to(page.parent).as_posix()}"' in text
+        assert path.stat().st_size < 100_000
+    before = content(page.parent)
+    index.publish(tmp_path / "dist", tmp_path / "site", new.file)
+    assert content(page.parent) == before
 
 
 def timed(do: Callable[[], object]) -> float:

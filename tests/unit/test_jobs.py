@@ -39,7 +39,7 @@ from variants.upstream import source
         ("variants/backends/cuda/cuda12/bin/clang++", "cuda12"),
         ("variants/choice/machines.toml", ""),
         ("variants/choice/explain.py", ""),
-        ("variants/index/index.html.jinja", ""),
+        ("variants/index/page/index.html.jinja", ""),
         ("variants/index/index.py", ""),
         ("variants/trial/bench.py", ""),
         ("docs/design.md", ""),

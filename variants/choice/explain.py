@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import msgspec
@@ -20,6 +21,7 @@ from . import machine as machines
 from . import providers
 from .listing import Candidate, Listing
 from .machine import Machine
+from .providers import Unmet
 
 #: `standard` has every provider; `uv` is 0.13 with its preview feature; the others know no labels.
 INSTALLERS = {
@@ -36,7 +38,8 @@ KNOW_LABELS = ("standard", "uv")
 
 class Judged(msgspec.Struct, frozen=True):
     """A wheel and what becomes of it. `fits`: the machine could run it and the installer take it. `reason`: why it is not taken
-    (for the winner: why it is); `change`: what would change that, or an empty string."""
+    (for the winner: why it is); `change`: what would change that, or an empty string; `brief`: what its label needs, as in
+    :class:`.providers.Unmet`."""
 
     name: str
     version: str
@@ -44,6 +47,7 @@ class Judged(msgspec.Struct, frozen=True):
     fits: bool
     reason: str
     change: str = ""
+    brief: str = ""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -100,14 +104,14 @@ def _choose(listing: Listing, machine: Machine, installer: str, version: str, pi
         what = f"{'installers stop here' if problem.fatal else 'installers pass over this version'}: {problem.text}"
         refused = [Judged(wheel.name, version, wheel.label, False, what, "a repaired index") for wheel in wheels]
         return Choice(installer, None, None, refused, what if problem.fatal else "")
-    order = _labels(info, machine, installer) if info and labelled else []
+    order = labels(info, machine, installer) if info and labelled else []
     rows: list[tuple[tuple[object, ...], Judged]] = []
     for wheel in wheels:
-        reason, change = _obstacle(wheel, machine, tags, info, installer, order, pinned)
+        reason, change, brief = _obstacle(wheel, machine, tags, info, installer, order, pinned)
         tag = min((tags[tag] for tag in wheel.tags if tag in tags), default=len(tags))
         rank = order.index(wheel.label) if wheel.label in order else len(order) + bool(wheel.label)
         build = tuple(-part if isinstance(part, int) else part for part in wheel.build) or (1,)
-        judged = Judged(wheel.name, version, wheel.label, not reason, reason, change)
+        judged = Judged(wheel.name, version, wheel.label, not reason, reason, change, brief)
         rows.append(((bool(reason), rank, tag, build, wheel.name), judged))
     ranked = [judged for _, judged in sorted(rows, key=lambda row: row[0])]
     fitting = [judged for judged in ranked if judged.fits]
@@ -124,8 +128,20 @@ def _choose(listing: Listing, machine: Machine, installer: str, version: str, pi
     return Choice(installer, winner.name, winner.label, ranked)
 
 
-def _labels(info: VariantInfo, machine: Machine, installer: str) -> list[str | None]:
+def labels(info: VariantInfo, machine: Machine, installer: str) -> list[str | None]:
     """The labels that fit, best first, by variantlib's resolver; None, the wheel without a label, comes last."""
+    supported, features = seen(info, machine, installer)
+    # The steps of variantlib's sort_and_filter_supported_variants, less the one that looks at the packages of *this* environment.
+    fitting = list(filter_variants([*info.variants.values(), VariantDescription()], supported))
+    priorities = sort_variant_properties(
+        supported, namespace_priorities=list(info.namespace_priorities), feature_priorities=features, property_priorities=None
+    )
+    ordered = sort_variants_descriptions(fitting, property_priorities=priorities)
+    return [None if not description.properties else _label_of(info, description) for description in ordered]
+
+
+def seen(info: VariantInfo, machine: Machine, installer: str) -> tuple[list[VariantProperty], dict[str, list[str]]]:
+    """What labels can see of a machine: the properties among theirs that it supports, and each namespace's features, best first."""
     supported: list[VariantProperty] = []
     features: dict[str, list[str]] = {}
     asked = {(p.namespace, p.feature, p.value): p for variant in info.variants.values() for p in variant.properties}
@@ -137,13 +153,7 @@ def _labels(info: VariantInfo, machine: Machine, installer: str) -> list[str | N
         features[namespace] = list(answer)
         named = ((namespace, feature, value) for feature, values in answer.items() for value in values)
         supported += [asked[name] for name in named if name in asked]  # no label has the others: a hundred versions of CUDA
-    # The steps of variantlib's sort_and_filter_supported_variants, less the one that looks at the packages of *this* environment.
-    fitting = list(filter_variants([*info.variants.values(), VariantDescription()], supported))
-    priorities = sort_variant_properties(
-        supported, namespace_priorities=list(info.namespace_priorities), feature_priorities=features, property_priorities=None
-    )
-    ordered = sort_variants_descriptions(fitting, property_priorities=priorities)
-    return [None if not description.properties else _label_of(info, description) for description in ordered]
+    return supported, features
 
 
 def _label_of(info: VariantInfo, description: VariantDescription) -> str:
@@ -158,33 +168,35 @@ def _obstacle(
     installer: str,
     order: Sequence[str | None],
     pinned: bool,
-) -> tuple[str, str]:
-    """Why the wheel cannot be taken, and what would change it; two empty strings where it can."""
+) -> Unmet:
+    """Why the wheel cannot be taken, and what would change it; empty strings where it can."""
     if wheel.yanked and not pinned:
-        return "yanked", f"asking for {wheel.version} by name"
+        return Unmet("yanked", f"asking for {wheel.version} by name")
     if wheel.requires_python and not _admits(wheel.requires_python, machine.python):
-        return f"needs Python {wheel.requires_python}, found {machine.python}", "another Python"
+        return Unmet(f"needs Python {wheel.requires_python}, found {machine.python}", "another Python")
     if not any(tag in tags for tag in wheel.tags):
         platforms = ", ".join(sorted({tag.rsplit("-", 1)[1] for tag in wheel.tags}))
-        return f"is for {platforms}, not for {machine.platform}", "another machine"
+        return Unmet(f"is for {platforms}, not for {machine.platform}", "another machine")
     if wheel.label is None:
-        return "", ""
+        return Unmet("", "")
     if installer not in KNOW_LABELS:
-        return (
+        return Unmet(
             f"{installer} does not know labelled wheels",
             "uv with UV_PREVIEW_FEATURES=wheel-variants, or the index of one backend",
         )
     if info is None:
-        return "the index has no *-variants.json for this version, so its label means nothing", "an index made by `nox -s index`"
+        return Unmet(
+            "the index has no *-variants.json for this version, so its label means nothing", "an index made by `nox -s index`"
+        )
     description = info.variants.get(wheel.label)
     if description is None:
-        return f"the index's *-variants.json has no label {wheel.label}", "an index made again by `nox -s index`"
+        return Unmet(f"the index's *-variants.json has no label {wheel.label}", "an index made again by `nox -s index`")
     if wheel.label in order:
-        return "", ""
-    return _unmet(info, description, machine, installer)
+        return Unmet("", "")
+    return unmet(info, description, machine, installer)
 
 
-def _unmet(info: VariantInfo, description: VariantDescription, machine: Machine, installer: str) -> tuple[str, str]:
+def unmet(info: VariantInfo, description: VariantDescription, machine: Machine, installer: str) -> Unmet:
     """The first feature of which no value is supported. Values of one feature are alternatives, features add up (PEP 825)."""
     for namespace in info.namespace_priorities:
         wanted: dict[str, list[str]] = {}
@@ -195,15 +207,15 @@ def _unmet(info: VariantInfo, description: VariantDescription, machine: Machine,
             continue
         provider = info.providers[namespace]
         if installer == "uv" and (lacks := providers.uv_lacks(namespace, provider)):
-            return lacks, "the index of that backend (backends/LABEL/simple/)"
+            return Unmet(lacks, "the index of that backend (backends/LABEL/simple/)")
         answer = providers.supported(namespace, provider, machine)
         if answer is None:
-            return f"no provider is known for {namespace}", "an installer that runs provider plugins"
+            return Unmet(f"no provider is known for {namespace}", "an installer that runs provider plugins")
         order = sorted(wanted, key=lambda feature: list(answer).index(feature) if feature in answer else -1)
         for feature in order:
             if not set(wanted[feature]) & set(answer.get(feature, [])):
                 return providers.unmet(namespace, feature, wanted[feature], machine, provider)
-    return "its properties do not fit", ""
+    return Unmet("its properties do not fit", "")
 
 
 def _why(winner: Judged, info: VariantInfo | None) -> str:
@@ -220,6 +232,7 @@ def _behind(judged: Judged, winner: Judged) -> str:
     return f"would fit; {winner.label or 'the wheel without a label'} is ordered before it"
 
 
+@functools.cache
 def _admits(specifier: str, python: str) -> bool:
     try:
         allowed = SpecifierSet(specifier if len(specifier) < 1000 else "none")

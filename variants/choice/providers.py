@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import archspec.cpu
 import msgspec
@@ -19,9 +20,19 @@ from .machine import Machine
 
 #: Feature -> values, features and values each with the best first.
 Supported = dict[str, list[str]]
-#: What is needed and what was found, and what would change it.
-Unmet = tuple[str, str]
+
+
+class Unmet(NamedTuple):
+    """Why a label does not fit a machine. `reason`: what is needed, and what was found. `change`: what would change that. `brief`:
+    what is needed, as a verb phrase that is true of every such machine: ``needs 12.4 or newer``."""
+
+    reason: str
+    change: str
+    brief: str = ""
+
+
 _CUDA = [(major, minor) for major in range(15, 10, -1) for minor in range(20, -1, -1)]  # those that nvidia-variant-provider knows
+_SPELLED = [(pair, text) for pair in _CUDA for text in ([f"{pair[0]}.{pair[1]}"] + [str(pair[0])] * (pair[1] == 0))]
 _LEVELS = ("v4", "v3", "v2", "v1")
 _ARM = ("8.4a", "8.3a", "8.2a", "8.1a", "8a")
 
@@ -29,13 +40,14 @@ _ARM = ("8.4a", "8.3a", "8.2a", "8.1a", "8a")
 class Provider(msgspec.Struct, frozen=True):
     """A plug-in provider. `features`: feature -> pattern of its values. `supported`: what it answers on a machine. `unmet`: why a
     feature of which no value is supported fails there. `uv`: version that uv has built in, or None; `plugin_api`: what uv wants to
-    find under that key."""
+    find under that key. `wants`: what a machine must have that an optional provider cannot see."""
 
     features: dict[str, str]
     supported: Callable[[Machine], Supported]
     unmet: Callable[[str, Sequence[str], Machine], Unmet]
     uv: str | None = None
     plugin_api: str | None = None
+    wants: str = "to be asked for"
 
 
 def supported(namespace: str, info: ProviderInfo, machine: Machine) -> Supported | None:
@@ -55,14 +67,15 @@ def supported(namespace: str, info: ProviderInfo, machine: Machine) -> Supported
 def unmet(namespace: str, feature: str, values: Sequence[str], machine: Machine, info: ProviderInfo) -> Unmet:
     """Why ``namespace :: feature`` of these values does not fit `machine`: what is needed and found, and what would change it."""
     if info.static_properties:
-        return f"{namespace} has no {feature} {' or '.join(values)}", "nothing: the wheel contradicts its own provider"
+        return Unmet(f"{namespace} has no {feature} {' or '.join(values)}", "nothing: the wheel contradicts its own provider")
     if info.optional and namespace not in machine.optional:
-        return (
+        return Unmet(
             f"the provider of {namespace} is optional: it is asked where the user enables it",
             f"enabling it; or the index of {namespace}'s label",
+            f"needs {PROVIDERS[namespace].wants}" if namespace in PROVIDERS else "",
         )
     if namespace not in PROVIDERS:
-        return f"no provider is known for {namespace}", "an installer that runs provider plugins"
+        return Unmet(f"no provider is known for {namespace}", "an installer that runs provider plugins")
     return PROVIDERS[namespace].unmet(feature, values, machine)
 
 
@@ -121,10 +134,9 @@ def _nvidia(machine: Machine) -> Supported:
     if machine.driver is None:
         return {}
     found = _pair(machine.driver)
-    spelled = [(pair, text) for pair in _CUDA for text in ([f"{pair[0]}.{pair[1]}"] + [str(pair[0])] * (pair[1] == 0))]
     answer = {
-        "cuda_version_lower_bound": [text for pair, text in spelled if pair <= found],
-        "cuda_version_upper_bound": [text for pair, text in spelled if pair > found],
+        "cuda_version_lower_bound": [text for pair, text in _SPELLED if pair <= found],
+        "cuda_version_upper_bound": [text for pair, text in _SPELLED if pair > found],
     }
     if machine.sm:
         major, minor = max(map(_pair, machine.sm))
@@ -139,17 +151,21 @@ def _nvidia_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unme
             "cuda_version_lower_bound": f"needs an NVIDIA driver for CUDA {min(values, key=_pair)} or newer",
             "sm_arch": "needs an NVIDIA GPU",
         }.get(feature, "needs an NVIDIA driver")
-        return f"{need}, found {gpu}", "an NVIDIA GPU with its driver, so that `nvidia-smi` answers"
+        return Unmet(f"{need}, found {gpu}", "an NVIDIA GPU with its driver, so that `nvidia-smi` answers", "needs NVIDIA's driver")
     if feature == "cuda_version_lower_bound":
         needed = min(values, key=_pair)
-        return f"needs driver for CUDA {needed} or newer, found {machine.driver}", f"a newer NVIDIA driver, for CUDA {needed}"
+        reason = f"needs driver for CUDA {needed} or newer, found {machine.driver}"
+        return Unmet(reason, f"a newer NVIDIA driver, for CUDA {needed}", f"needs {needed} or newer")
     if feature == "cuda_version_upper_bound":
-        return f"is for drivers older than CUDA {max(values, key=_pair)}, found {machine.driver}", "another wheel"
+        bound = max(values, key=_pair)
+        reason = f"is for drivers older than CUDA {bound}, found {machine.driver}"
+        return Unmet(reason, "another wheel", f"needs one before {bound}")
     if not machine.sm:
-        return "needs to know the GPU's compute capability, found none", "an `nvidia-smi` that answers --query-gpu=compute_cap"
+        change = "an `nvidia-smi` that answers --query-gpu=compute_cap"
+        return Unmet("needs to know the GPU's compute capability, found none", change, "needs to know which GPU it is")
     newest = max(machine.sm, key=_pair)
-    has = _readable(values, "_real")
-    return f"has code for SM {has or 'none'} and for newer GPUs through {_ptx(values)}, found SM {newest}", "another GPU"
+    has = f"has code for SM {_readable(values, '_real') or 'none'} and for newer GPUs through {_ptx(values)}"
+    return Unmet(f"{has}, found SM {newest}", "another GPU", "has no code for this GPU")
 
 
 def _ptx(values: Sequence[str]) -> str:
@@ -170,8 +186,9 @@ def _amd(machine: Machine) -> Supported:
 
 def _amd_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unmet:
     if not machine.gfx:
-        return "needs an AMD GPU, found none", "an AMD GPU with its kernel driver"
-    return f"has code for {', '.join(values)}, found {', '.join(machine.gfx)}", "another GPU"
+        return Unmet("needs an AMD GPU, found none", "an AMD GPU with its kernel driver", "needs to know which GPU it is")
+    found = ", ".join(machine.gfx)
+    return Unmet(f"has code for {', '.join(values)}, found {found}", "another GPU", "has no code for this GPU")
 
 
 def _families(machine: Machine) -> set[str]:
@@ -198,7 +215,8 @@ def _level(machine: Machine) -> str | None:
 def _x86_64_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unmet:
     found = _level(machine)
     needed = min(values, default="v1")
-    return f"needs x86-64-{needed}, found {f'x86-64-{found}' if found else machine.arch}", "another processor"
+    text = f"needs x86-64-{needed}"
+    return Unmet(f"{text}, found {f'x86-64-{found}' if found else machine.arch}", "another processor", text)
 
 
 def _aarch64(machine: Machine) -> Supported:
@@ -216,7 +234,8 @@ def _arm_version(machine: Machine) -> str | None:
 
 def _aarch64_unmet(feature: str, values: Sequence[str], machine: Machine) -> Unmet:
     found = _arm_version(machine)
-    return f"needs Armv{values[-1]}, found {f'Armv{found}' if found else machine.arch}", "another processor"
+    text = f"needs Armv{values[-1]}"
+    return Unmet(f"{text}, found {f'Armv{found}' if found else machine.arch}", "another processor", text)
 
 
 PROVIDERS = {
@@ -231,7 +250,7 @@ PROVIDERS = {
         uv="0.0.1",
         plugin_api="nvidia_variant_provider.plugin:NvidiaVariantPlugin",
     ),
-    "amd": Provider({"gfx_arch": r"gfx\d+[0-9a-f]*"}, _amd, _amd_unmet),
+    "amd": Provider({"gfx_arch": r"gfx\d+[0-9a-f]*"}, _amd, _amd_unmet, wants="ROCm 7"),
     "x86_64": Provider({"level": r"v[1-4]"}, _x86_64, _x86_64_unmet, uv="0.2.1"),
     "aarch64": Provider({"version": r"8(\.[1-4])?a"}, _aarch64, _aarch64_unmet, uv="0.2.0"),
 }

@@ -35,7 +35,7 @@ class Hashes:
     def sha256(self, path: Path) -> str:
         """SHA-256 of the file at `path`, in hexadecimal."""
         stat = path.stat()
-        known = self._known.get(key := str(path.resolve()))
+        known = self._known.get(key := os.path.abspath(path))
         now = (stat.st_size, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_ino)
         if known is None or (known.size, known.changed, known.written, known.inode) != now:
             known = self._known[key] = _Known(*now, archive.sha256(path))

@@ -144,10 +144,12 @@ def _enter_local(
     """
     new = []
     date = ledger.now()
-    for path in (path for path in paths if archive.split_label(path.name)[1]):
+    labelled = [(path, label) for path in paths if (label := archive.split_label(path.name)[1])]
+    for label in {label for _, label in labelled}:
+        disk.remove_leftovers(lock, dist / "backends" / label)
+    for path, label in labelled:
         name = labels.local_name(path.name)
-        target = dist / "backends" / str(archive.split_label(path.name)[1]) / name
-        disk.remove_leftovers(lock, target.parent)
+        target = dist / "backends" / label / name
         known = book.wheels.get(name)
         if not (known and target.is_file() and hashes.sha256(target) == known.sha256):
             _make_local(path, target)

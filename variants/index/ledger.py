@@ -90,7 +90,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def tags(self) -> frozenset[Tag]:
         """A wheel's tags."""
-        return archive.parse_name(archive.plain_path(Path(self.name)))[3]
+        return self._parsed[3]
+
+    @property
+    def platforms(self) -> list[str]:
+        """The platforms of a wheel's tags."""
+        return sorted({tag.platform for tag in self.tags})
 
     @property
     def build(self) -> str:
@@ -109,12 +114,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return Version(self.version), int(number[0]) if number else -1, self.name
 
     @functools.cached_property
-    def _parsed(self) -> tuple[str, str, str]:
+    def _parsed(self) -> tuple[str, str, str, frozenset[Tag]]:
         if self.is_wheel:
-            name, version, build, _ = archive.parse_name(archive.plain_path(Path(self.name)))
-            return name, str(version), "".join(map(str, build))
+            name, version, build, tags = archive.parse_name(archive.plain_path(Path(self.name)))
+            return name, str(version), "".join(map(str, build)), tags
         spelt, _, text = self.name.removesuffix(VARIANTS).partition("-")
-        return spelt.replace("_", "-"), str(Version(text)), ""
+        return spelt.replace("_", "-"), str(Version(text)), "", frozenset()
 
 
 class Ledger:

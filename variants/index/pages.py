@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -82,7 +81,7 @@ def root_html(projects: Iterable[str]) -> bytes:
 
 
 def _json(page: dict[str, object]) -> bytes:
-    return (json.dumps(page, indent=1) + "\n").encode()
+    return msgspec.json.format(msgspec.json.encode(page), indent=1) + b"\n"
 
 
 def _html(title: str, lines: Iterable[str]) -> bytes:

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -169,20 +170,23 @@ def _time(line: Line) -> datetime.datetime:
 
 
 def _front(ledger: Ledger, main: list[Line], merged: Mapping[tuple[str, str], bytes], site_url: str) -> Iterator[tuple[str, bytes]]:
-    """The pages for people, one a project; ours is the site's own."""
+    """The pages for people; our project's front page is the site's own."""
     projects = sorted({line.project for line in main})
     first = PROJECT if PROJECT in projects else projects[0] if projects else None
     needs = functools.cache(lambda digest: entries.requires(ledger.text(digest)))
-    check = functools.cache(metadata.check)
     for project in projects:
         mine = sorted((line for line in main if line.project == project), key=lambda line: line.order, reverse=True)
-        listing = _listing(mine, {version: check(content) for (of, version), content in merged.items() if of == project})
-        text = front.render(project, mine, listing, {line.name: needs(str(line.metadata)) for line in mine}, site_url)
-        yield "index.html" if project == first else f"{project}.html", text.encode()
+        version = front.newest(mine)
+        info = {version: metadata.check(merged[project, version])} if (project, version) in merged else {}
+        listing = _listing((line for line in mine if line.version == version), info)
+        required = {line.name: needs(str(line.metadata)) for line in mine}
+        name = "index.html" if project == first else f"{project}.html"
+        for path, text in front.pages(project, mine, listing, required, site_url, name):
+            yield path, text.encode()
 
 
 def _listing(lines: Iterable[Line], merged: dict[str, VariantsJson]) -> Listing:
-    """The same as :func:`.listing.read` of the finished site."""
+    """The same as :func:`.listing.read` of the finished site, for these wheels."""
     wheels = [
         msgspec.structs.replace(candidate, yanked=line.yanked is not None, requires_python=line.requires_python)
         for line in lines
@@ -202,7 +206,7 @@ def _written(site: Path) -> set[str]:
 
 
 def _listed(paths: Iterable[str]) -> bytes:
-    return (json.dumps(sorted(paths), indent=0) + "\n").encode()
+    return ("[\n" + ",\n".join(map(json.dumps, sorted(paths))) + "\n]\n").encode()
 
 
 def _refuse_foreign(
@@ -213,20 +217,21 @@ def _refuse_foreign(
         raise DiskError(f"{site} is a file.", "Name a folder for the site (--site FOLDER).")
     wheels = {path_of(line): line for line in held}
 
-    def is_ours(path: Path) -> bool:
-        name = path.relative_to(site).as_posix()
-        if path.is_symlink() or not path.is_file():
+    def is_ours(name: str) -> bool:
+        if not stat.S_ISREG(os.lstat(os.path.join(site, name)).st_mode):
             return False
         if name in written or name == WRITTEN:
             return True
+        path = site / name
         return _is_there(path, wheels[name], hashes) if name in wheels else name in planned and _same(path, planned[name])
 
     foreign = []
     for folder, below, files in os.walk(site):
         disk.remove_leftovers(lock, Path(folder))
-        links = [name for name in below if (Path(folder) / name).is_symlink()]
-        found = [Path(folder) / name for name in [*links, *files] if not disk.is_leftover(name)]
-        foreign += [path.relative_to(site).as_posix() for path in found if not is_ours(path)]
+        links = [name for name in below if os.path.islink(os.path.join(folder, name))]
+        root = "" if Path(folder) == site else f"{Path(folder).relative_to(site).as_posix()}/"
+        found = [f"{root}{name}" for name in [*links, *files] if not disk.is_leftover(name)]
+        foreign += [name for name in found if not is_ours(name)]
     if foreign:
         more = f" and {len(foreign) - 1} other files" if len(foreign) > 1 else ""
         raise DiskError(

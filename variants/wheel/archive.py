@@ -6,6 +6,7 @@ import base64
 import contextlib
 import copy
 import csv
+import functools
 import hashlib
 import io
 import math
@@ -143,12 +144,17 @@ def parse_name(wheel: Path) -> tuple[NormalizedName, Version, BuildTag, frozense
         WheelError: it is no wheel's file name.
     """
     try:
-        if len(wheel.name) > budget.NAME or not wheel.name.isascii() or not wheel.name.isprintable():
-            raise ValueError(f"it has more than {budget.NAME} characters, or other ones than ASCII's")
-        tags(wheel.name.removesuffix(".whl").split("-", 2)[-1])
-        return parse_wheel_filename(wheel.name)
+        return _parsed(wheel.name)
     except ValueError as error:  # InvalidWheelFilename, InvalidVersion
         raise WheelError(f"{wheel}: not the name of a wheel ({error}).", "Give it back the name it was built with.") from error
+
+
+@functools.lru_cache(4096)
+def _parsed(name: str) -> tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]:
+    if len(name) > budget.NAME or not name.isascii() or not name.isprintable():
+        raise ValueError(f"it has more than {budget.NAME} characters, or other ones than ASCII's")
+    tags(name.removesuffix(".whl").split("-", 2)[-1])
+    return parse_wheel_filename(name)
 
 
 def tags(text: str) -> frozenset[Tag]:
