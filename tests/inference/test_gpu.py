@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -333,7 +332,9 @@ def test_plugin_of_another_core(gguf_file: Models, tmp_path: Path) -> None:
     """A plugin that was linked against another core is not loaded; the reason names the library that it wants."""
     assert PLUGIN is not None
     lib = tmp_path / "lib"
-    shutil.copytree(PLUGIN.path.parent, lib)
+    lib.mkdir()
+    for file in PLUGIN.path.parent.iterdir():  # not by shutil, which asks a function of Windows that wine 8 lacks
+        (lib / file.name).write_bytes(file.read_bytes())
     fingerprint = json.loads((lib / "core.json").read_text())["fingerprint"].encode()
     path = lib / PLUGIN.path.name
     path.write_bytes(path.read_bytes().replace(b"ggml-base-" + fingerprint, b"ggml-base-" + fingerprint[::-1]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,13 +25,24 @@ FOLDER, RUNTIME = "nvidia/cu13/bin/x86_64", "cudart64_13.dll"
 FACTS = {"name": "standin", "libraries": {FOLDER: [RUNTIME]}, "requires": ["nvidia-cuda-runtime>=13.0,<14"]}
 
 
+def copy(source: Path, target: Path) -> None:
+    """Without the function of Windows that Python's own asks, which wine 8 lacks."""
+    target.write_bytes(source.read_bytes())
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        copy(file, target / file.name)
+
+
 @pytest.fixture
 def lib(tmp_path: Path) -> Path:
     """The wheel's libraries and the stand-in plugin, in a folder whose name has a space and letters of no one code page."""
     folder = tmp_path / "größe ж 漢" / "lib"
-    shutil.copytree(llama_cpp._backends.state.lib_dir, folder)
+    copy_folder(llama_cpp._backends.state.lib_dir, folder)
     assert STANDIN is not None
-    shutil.copyfile(Path(STANDIN) / "ggml-standin.dll", folder / "ggml-standin.dll")
+    copy(Path(STANDIN) / "ggml-standin.dll", folder / "ggml-standin.dll")
     (folder / "plugin.json").write_text(json.dumps(FACTS))
     return folder
 
@@ -42,7 +52,7 @@ def package(root: Path, name: str = RUNTIME) -> Path:
     target = root / FOLDER / RUNTIME
     target.parent.mkdir(parents=True)
     assert STANDIN is not None
-    shutil.copyfile(Path(STANDIN) / name, target)
+    copy(Path(STANDIN) / name, target)
     return target
 
 
@@ -116,7 +126,7 @@ def test_nothing_from_the_current_folder_or_path(lib: Path, tmp_path: Path, wher
     """A library of that name in the current folder or in one of PATH is not taken: others may write there."""
     planted = package(tmp_path / "planted")
     if where == "current":
-        shutil.copyfile(planted, lib.parent / RUNTIME)  # where `asked` runs
+        copy(planted, lib.parent / RUNTIME)  # where `asked` runs
         found = asked(lib)
     else:
         found = asked(lib, PATH=f"{planted.parent}{os.pathsep}{os.environ['PATH']}")
@@ -129,7 +139,7 @@ def test_long_path(tmp_path: Path) -> None:
     while len(str(folder)) < 300:
         folder /= "a folder with a long name"
     try:
-        shutil.copytree(llama_cpp._backends.state.lib_dir, folder)
+        copy_folder(llama_cpp._backends.state.lib_dir, folder)
     except OSError as problem:
         pytest.skip(f"this system has no long paths ({problem})")
     env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(folder)}
