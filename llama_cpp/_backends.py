@@ -32,6 +32,7 @@ from . import _ctypes_extensions as _upstream
 BACKENDS_VARIABLE = "LLAMA_CPP_BACKENDS"
 OUT_OF_TREE_VARIABLE = "GGML_BACKEND_PATH"
 COOPMAT_VARIABLE = "GGML_VK_DISABLE_COOPMAT"
+PDL_VARIABLE = "GGML_CUDA_PDL"
 LIB_PATH_VARIABLE = "LLAMA_CPP_LIB_PATH"  # upstream's own name for "take the libraries from there"
 
 _PREFIX = "" if sys.platform == "win32" else "lib"
@@ -53,6 +54,7 @@ _MODEL_FUNCTIONS = (
     "llama_load_model_from_file",
 )
 _PROJECTOR_FUNCTIONS = ("mtmd_init_from_file",)
+_CONTEXT_FUNCTIONS = ("llama_init_from_model", "llama_new_context_with_model")
 # Functions whose answer depends on which devices there are.
 _DEVICE_QUESTIONS = (
     "llama_supports_gpu_offload",
@@ -199,6 +201,16 @@ def _open_packages(facts: dict[str, Any]) -> str:
     return ""
 
 
+def _cuda_version(facts: dict[str, Any]) -> int:
+    """The newest CUDA that NVIDIA's driver runs, 12020 for 12.2; 0 where the plugin needs no such driver, or it does not say."""
+    version = ctypes.c_int()
+    for name in facts.get("system", []):
+        if name in ("libcuda.so.1", "nvcuda.dll"):
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(version))
+    return version.value
+
+
 def _remedy(facts: dict[str, Any], reason: str) -> str:
     """The reason, and what helps where it names a library that packages bring."""
     lacking = reason.split(":")[0].strip()
@@ -226,6 +238,7 @@ class _Backends:
         self.lock = threading.RLock()
         self.gpu_asked = False
         self.warned = False
+        self.unsaid: list[str] = []
         self.told: set[str] = set()  # devices of which a warning said that they are left out
         self.ggml = _open_core(self.lib_dir)
         self.cpu, self.gpu = _find(self.lib_dir)
@@ -302,6 +315,10 @@ class _Backends:
     def _load(self, plugin: Plugin) -> bool:
         facts = _described(self.lib_dir, plugin.name)
         no_driver = _open_packages(facts)
+        cuda = 0 if no_driver else _cuda_version(facts)
+        if 0 < cuda < 12030:
+            # Kernels of Hopper that start before the last one has ended: CUDA graphs know that from 12.3 on (its release notes).
+            os.environ.setdefault(PDL_VARIABLE, "0")
         # On Windows for the CPU's, too: ggml takes a path in the system's code page there, which has not every letter.
         guard = self._guard() if plugin not in self.cpu or sys.platform == "win32" else None
         why = ctypes.c_char_p()
@@ -321,6 +338,7 @@ class _Backends:
                 devices = self._devices_of(handle)
                 plugin.devices = len(devices)
                 if not plugin.devices:
+                    text += f"; the driver is for CUDA {cuda // 1000}.{cuda % 1000 // 10}" if text and cuda else ""
                     plugin.reason = f"found no device ({text})" if text else "found no device"
                 elif all(self._is_software(device) for device in devices):
                     # Mesa 26.2's llvmpipe multiplies wrongly with cooperative matrices where subgroups part before a barrier of one
@@ -391,7 +409,7 @@ class _Backends:
         wants_gpu = _wants_gpu(parameters)
         with self.lock:
             self.ask(gpu=wants_gpu)
-            loaded = any(plugin.registration for plugin in self.plugins)
+            loaded = any(plugin.devices for plugin in self.plugins)  # now, or before they were given up
             refused = trial(ctypes.byref(parameters)) if trial and loaded and parameters is not None else None
             if refused:
                 raise RuntimeError(refused.decode("utf-8", "replace"))
@@ -438,8 +456,16 @@ class _Backends:
         if left_out:
             self.told.update(left_out)
             said.append(f"left out of the devices that compute: {_told(left_out)}")
+        self.unsaid += [f"{text}. `python -m llama_cpp` tells more." for text in said]
+        self.say()
+
+    def say(self) -> None:
+        """Give the warnings that wait: upstream hides stderr while it reads a model with `verbose=False`."""
+        if sys.stderr is not None and sys.stderr is getattr(sys.modules.get("llama_cpp._utils"), "errnull_file", None):
+            return
+        said, self.unsaid = self.unsaid, []
         for text in said:
-            warnings.warn(f"{text}. `python -m llama_cpp` tells more.", RuntimeWarning, stacklevel=5)
+            warnings.warn(text, RuntimeWarning, stacklevel=6)
 
     @contextlib.contextmanager
     def _captured_log(self) -> Iterator[list[str]]:
@@ -536,6 +562,7 @@ def _hook(library: ctypes.CDLL) -> None:
     for names, kind in (
         (_MODEL_FUNCTIONS, model(trials["llama_cpp_try_model"])),
         (_PROJECTOR_FUNCTIONS, model(trials["llama_cpp_try_projector"])),
+        (_CONTEXT_FUNCTIONS, preceded_by(lambda arguments: state.say())),
         (_DEVICE_QUESTIONS, device_question),
         (_LOAD_ALL, load_all),
     ):

@@ -343,6 +343,11 @@ NONE, ROW, TENSOR = llama_cpp.LLAMA_SPLIT_MODE_NONE, llama_cpp.LLAMA_SPLIT_MODE_
 """
 
 
+def two(world: World, text: str, *arguments: str) -> Any:
+    """The same with two devices, and what is said of them."""
+    return script(world, TWO + textwrap.dedent(text), *arguments)
+
+
 @pytest.mark.parametrize("bad", [0, 1])
 @pytest.mark.parametrize(
     ("function", "how", "reason"),
@@ -350,17 +355,16 @@ NONE, ROW, TENSOR = llama_cpp.LLAMA_SPLIT_MODE_NONE, llama_cpp.LLAMA_SPLIT_MODE_
         ("backend.graph_compute", "THROW", "fake failure of backend.graph_compute"),
         ("backend.graph_compute", "ABORT", "fake failure of backend.graph_compute"),
         ("backend.graph_compute", "LIE", "it cannot compute"),
-        ("backend.graph_compute", "WRONG", "it computes wrongly: 0.0"),
+        ("backend.graph_compute", "WRONG", "it computes wrongly: nan instead of"),
         ("device.init_backend", "THROW", "fake failure of device.init_backend"),
         ("device.init_backend", "LIE", "it cannot be initialised"),
     ],
 )
 def test_one_of_two_devices(plugged: World, function: str, how: str, reason: str, bad: int) -> None:
     """It is left out before the first model, for good, and the other one computes; a warning says it once, the report always."""
-    found = script(
+    found = two(
         plugged,
-        TWO
-        + f"""
+        f"""
         order({function!r}, {how}, {bad})
         first = compute(load())
         hits = control.hits
@@ -385,10 +389,9 @@ def test_one_of_two_devices(plugged: World, function: str, how: str, reason: str
 
 def test_a_device_that_the_user_named(plugged: World) -> None:
     """`main_gpu`, `devices` and a `tensor_split` for it alone are refused with its reason; a model on the CPU is not."""
-    found = script(
+    found = two(
         plugged,
-        TWO
-        + """
+        """
         order("backend.graph_compute", THROW, 1)
         state.ask(gpu=True)
         get = state.ggml.ggml_backend_dev_get
@@ -407,7 +410,8 @@ def test_a_device_that_the_user_named(plugged: World) -> None:
         opened.append(control.opened)
         expected = compute(load(n_gpu_layers=0, split_mode=NONE, main_gpu=-1))
         opened.append(control.opened)
-        bad = [refused(split_mode=NONE, main_gpu=1), with_devices(b"Fake1"), with_devices(b"Fake0", b"Fake1"), refused(tensor_split=[0, 1])]
+        bad = [refused(split_mode=NONE, main_gpu=1), with_devices(b"Fake1"), with_devices(b"Fake0", b"Fake1")]
+        bad.append(refused(tensor_split=[0, 1]))
         on_cpu = compute(load(n_gpu_layers=0, split_mode=NONE, main_gpu=1))
         print(json.dumps([opened, good == [expected, True], bad, on_cpu == expected, refused(split_mode=NONE, main_gpu=2)]))
         """,
@@ -424,10 +428,9 @@ def test_a_device_that_the_user_named(plugged: World) -> None:
 
 def test_ways_to_split(plugged: World) -> None:
     """By rows and by tensors, with the device that is left."""
-    found = script(
+    found = two(
         plugged,
-        TWO
-        + """
+        """
         order("backend.graph_compute", THROW, 0)
         expected = compute(load(n_gpu_layers=0))
         rows = compute(load(split_mode=ROW)) == expected
@@ -439,11 +442,9 @@ def test_ways_to_split(plugged: World) -> None:
 
 def test_no_device_computes(plugged: World) -> None:
     """The plugin is given up; a model that names its device is refused, the others are on the CPU."""
-    state, reason, said, same, named, again = script(
+    state, reason, said, same, named, again = two(
         plugged,
-        TWO
-        + """
-        order("device.get_memory", NOTHING)
+        """
         os.environ["FAKE_DEVICES"] = "1"
         order("backend.graph_compute", WRONG)
         same = compute(load()) == compute(load()) == compute(load(n_gpu_layers=0))
@@ -464,10 +465,9 @@ def test_no_device_computes(plugged: World) -> None:
 def test_projector_on_a_device_that_computes(plugged: World, tmp_path: Path) -> None:
     """The first device that computes, the CPU where none does; one that the user named is refused."""
     mmproj = projector.write(tmp_path / "mmproj.gguf", 256)
-    found = script(
+    found = two(
         plugged,
-        TWO
-        + """
+        """
         from llama_cpp import mtmd_cpp
         said = []
         mtmd_cpp.mtmd_log_set(log, ctypes.c_void_p())
@@ -483,8 +483,8 @@ def test_projector_on_a_device_that_computes(plugged: World, tmp_path: Path) -> 
                 return str(error)
             return next((line.split("CLIP using ")[1].split(" ")[0] for line in lines if "CLIP using" in line), str(made))
         first = context()
-        get = state.ggml.ggml_backend_dev_get
-        bad = next(get(i) for i in range(state.ggml.ggml_backend_dev_count()) if state.ggml.ggml_backend_dev_name(get(i)) == b"Fake0")
+        get, name = state.ggml.ggml_backend_dev_get, state.ggml.ggml_backend_dev_name
+        bad = next(get(i) for i in range(state.ggml.ggml_backend_dev_count()) if name(get(i)) == b"Fake0")
         print(json.dumps([first, context(bad)]))
         """,
         str(mmproj),

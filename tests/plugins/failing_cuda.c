@@ -6,7 +6,7 @@
  * a failure of 1, 2 or 3 sticks: every later call fails too, giving memory back included.
  * `failing_device` (an exported int): which one does, for 6 and 7; -1 each.
  * DEVICES: compute capabilities ("9.0 6.1", default "9.0"). A kernel starts where the plugin has machine code or PTX for the capability.
- * DEVICE_MEMORY (bytes, default 1 GiB) is what the device has. `opened` (exported) has a bit for each device that was ever the current one.
+ * DEVICE_MEMORY (bytes, default 1 GiB) is what the device has. `opened` (exported) has a bit for each device with a context.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -90,11 +90,12 @@ int cudaGetDeviceCount(int * count) {
     return OK;
 }
 int cudaGetDevice(int * device) { *device = current; return OK; }
-int cudaSetDevice(int device) {
-    current = device;
-    opened |= 1 << device;
+/* What makes the current device's context, if it is not there yet. */
+static int context(void) {
+    opened |= 1 << current;
     return fails_here(7) ? OUT_OF_MEMORY : lost;
 }
+int cudaSetDevice(int device) { current = device; return context(); }
 int cudaSetDeviceFlags(unsigned flags) { (void) flags; return OK; }
 int cudaDeviceGetAttribute(int * value, int attribute, int device) { (void) attribute; (void) device; *value = 0; return OK; }
 int cudaDeviceGetPCIBusId(char * text, int size, int device) {
@@ -126,8 +127,8 @@ enum { HEAD = 256 };
 
 int cudaMalloc(void ** out, size_t size) {
     char * memory;
-    if (lost) {
-        return lost;
+    if (context() != OK) {
+        return context();
     }
     if (used + size > total() || !(memory = aligned_alloc(HEAD, (size + 2 * HEAD - 1) / HEAD * HEAD))) {
         return OUT_OF_MEMORY;
@@ -149,7 +150,7 @@ int cudaFree(void * memory) {
     return OK;
 }
 
-int cudaMemGetInfo(size_t * left, size_t * all) { *left = total() - used; *all = total(); return lost; }
+int cudaMemGetInfo(size_t * left, size_t * all) { *left = total() - used; *all = total(); return context(); }
 int cudaMallocHost(void ** out, size_t size) { *out = aligned_alloc(4096, (size + 4095) / 4096 * 4096); return lost; }
 int cudaHostAlloc(void ** out, size_t size, unsigned flags) { (void) flags; return cudaMallocHost(out, size); }
 int cudaMallocManaged(void ** out, size_t size, unsigned flags) { (void) flags; return cudaMalloc(out, size); }
@@ -159,20 +160,26 @@ int cudaHostUnregister(void * memory) { (void) memory; return lost; }
 int cudaHostGetDevicePointer(void ** out, void * memory, unsigned flags) { (void) flags; *out = memory; return lost; }
 int cudaMemset(void * to, int value, size_t size) { if (!lost) memset(to, value, size); return lost; }
 int cudaMemsetAsync(void * to, int value, size_t size, void * stream) { (void) stream; return cudaMemset(to, value, size); }
-/* What the trial of a device expects (llama_cpp/guard/trust.cpp), by the size of its result: 32 numbers. */
+/* What the trial of a device expects (llama_cpp/guard/trust.cpp), known by the size of its result: 64 numbers. */
 static void trial(float * result) {
-    for (int row = 0; row < 32; row++) {
-        result[row] = 0;
-        for (int column = 0; column < 64; column++) {
-            result[row] += ((row + column) % 5 - 2) * (column % 7 - 3 + column % 3);
-        }
+    float squares = 0;
+    for (int i = 0; i < 64; i++) {
+        result[i] = i % 7 - 3 + i % 3;
+        squares += result[i] * result[i];
+    }
+    float root = 1;
+    for (int step = 0; step < 20; step++) {
+        root = (root + squares / 64 / root) / 2; /* without libm */
+    }
+    for (int i = 0; i < 64; i++) {
+        result[i] /= root;
     }
 }
 int cudaMemcpyAsync(void * to, const void * from, size_t size, int kind, void * stream) {
     (void) stream;
     if (!lost) {
         memcpy(to, from, size);
-        if (kind == 2 /* device to host */ && size == 32 * sizeof(float) && !fails_here(6)) trial(to);
+        if (kind == 2 /* device to host */ && size == 64 * sizeof(float) && !fails_here(6)) trial(to);
     }
     return lost;
 }
@@ -189,7 +196,7 @@ int cudaMemcpy2DAsync(void * to, size_t to_pitch, const void * from, size_t from
 
 /* -- streams, events, graphs: things that exist ------------------------------------------------------------------------------- */
 
-static int thing(void ** out) { *out = malloc(1); return lost; }
+static int thing(void ** out) { *out = malloc(1); return context(); }
 
 int cudaStreamCreateWithFlags(void ** out, unsigned flags) { (void) flags; return thing(out); }
 int cudaStreamDestroy(void * stream) { free(stream); return lost; }
