@@ -331,7 +331,7 @@ class _Backends:
                 handle = self.ggml.ggml_backend_load(path)
         if why.value:
             lines.append(why.value.decode("utf-8", "replace"))
-        text = " ".join("".join(lines).split())
+        text = " ".join("".join(line for line in lines if not line.startswith("load_backend: loaded")).split())
         if handle:
             plugin.settle(LOADED)
             if plugin not in self.cpu:
