@@ -434,7 +434,7 @@ def test_ways_to_split(plugged: World) -> None:
         order("backend.graph_compute", THROW, 0)
         expected = compute(load(n_gpu_layers=0))
         rows = compute(load(split_mode=ROW)) == expected
-        print(json.dumps([rows, sorted(set(used())), refused(split_mode=TENSOR), control.opened]))
+        print(json.dumps([rows, sorted(set(used())), refused(split_mode=TENSOR, flash_attn=True), control.opened]))
         """,
     )
     assert found == [True, ["Fake1"], "loaded", 3]
