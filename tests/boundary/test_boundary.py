@@ -532,6 +532,7 @@ def test_in_a_child_and_in_threads(plugged: World) -> None:
             order("", 0)
             return [rows.count("RuntimeError") + rows.count("ValueError"), cpu == expected, compute(load()) == expected]
         expected = compute(load(n_gpu_layers=0))
+        load()  # the device is trusted
         parent = both()
         reader, writer = os.pipe()
         if not os.fork():
