@@ -32,6 +32,7 @@ _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "GGML_VK_VISIBLE_DEVICES",
     _backends.COOPMAT_VARIABLE,
+    _backends.PDL_VARIABLE,
     "HIP_VISIBLE_DEVICES",
 )
 
@@ -75,8 +76,11 @@ def _gpu_plugin(lib_dir: Any) -> dict[str, Any] | None:
     return None
 
 
-def _devices(ggml: ctypes.CDLL) -> list[dict[str, Any]]:
-    """Every device of every loaded plugin; memory in bytes (ggml/include/ggml-backend.h)."""
+def _devices(ggml: ctypes.CDLL, left_out: dict[str, str]) -> list[dict[str, Any]]:
+    """Every device of every loaded plugin; memory in bytes (ggml/include/ggml-backend.h).
+
+    One that is left out has the reason, and is not asked for its memory: it might fail again.
+    """
     pointer = ctypes.c_void_p
     for name, restype, argtypes in (
         ("ggml_backend_dev_count", ctypes.c_size_t, []),
@@ -91,17 +95,16 @@ def _devices(ggml: ctypes.CDLL) -> list[dict[str, Any]]:
     rows = []
     for index in range(ggml.ggml_backend_dev_count()):
         device = ggml.ggml_backend_dev_get(index)
+        row = {
+            "name": ggml.ggml_backend_dev_name(device).decode(),
+            "description": ggml.ggml_backend_dev_description(device).decode("utf-8", "replace"),
+            "type": _DEVICE_TYPES.get(ggml.ggml_backend_dev_type(device), "unknown"),
+        }
+        reason = left_out.get("{name} ({description})".format(**row))
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        rows.append(
-            {
-                "name": ggml.ggml_backend_dev_name(device).decode(),
-                "description": ggml.ggml_backend_dev_description(device).decode("utf-8", "replace"),
-                "type": _DEVICE_TYPES.get(ggml.ggml_backend_dev_type(device), "unknown"),
-                "memory_free": free.value,
-                "memory_total": total.value,
-            }
-        )
+        if reason is None:
+            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        rows.append({**row, "memory_free": free.value, "memory_total": total.value, **({"left_out": reason} if reason else {})})
     return rows
 
 
@@ -134,6 +137,7 @@ def report() -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report itself tells what was not loaded
         state.ask(gpu=True)
+        state.settle_devices(ask=True)
     ggml = state.ggml
     cpu: str | None = next((p.name for p in state.cpu if p.state == _backends.LOADED), None)
     return {
@@ -146,7 +150,7 @@ def report() -> dict[str, Any]:
             "processors": os.cpu_count(),
             "thread_limit": state.thread_limit(),
         },
-        "devices": _devices(ggml),
+        "devices": _devices(ggml, {name: why for plugin in state.plugins for name, why in plugin.left_out.items()}),
         "plugins": [plugin.as_dict() for plugin in state.plugins],
         "unknown_backends": state.unknown_names(),
         "libraries": {"folder": str(state.lib_dir), "files": sorted(p.name for p in state.lib_dir.iterdir())},
@@ -187,7 +191,12 @@ def _print(facts: dict[str, Any]) -> None:
         row("", f"{_backends.BACKENDS_VARIABLE} names {name!r}, which this wheel does not have")
     print("\nDevices")
     for device in facts["devices"]:
-        memory = "{:.1f} of {:.1f} GiB free".format(device["memory_free"] / 2**30, device["memory_total"] / 2**30)
+        left_out = device.get("left_out")
+        memory = (
+            f"left out: {left_out}"
+            if left_out
+            else "{:.1f} of {:.1f} GiB free".format(device["memory_free"] / 2**30, device["memory_total"] / 2**30)
+        )
         print("  {name:<14} {type}, {description}, {memory}".format(memory=memory, **device))
     print("\nPlugins")
     for plugin in facts["plugins"]:

@@ -38,6 +38,7 @@ from . import _utils
 BACKENDS_VARIABLE = "LLAMA_CPP_BACKENDS"
 OUT_OF_TREE_VARIABLE = "GGML_BACKEND_PATH"
 COOPMAT_VARIABLE = "GGML_VK_DISABLE_COOPMAT"
+PDL_VARIABLE = "GGML_CUDA_PDL"
 LIB_PATH_VARIABLE = "LLAMA_CPP_LIB_PATH"  # upstream's own name for "take the libraries from there"
 
 _PREFIX = "" if sys.platform == "win32" else "lib"
@@ -50,15 +51,15 @@ WAITING = "waiting"  # will be loaded when a GPU is asked for
 SKIPPED = "skipped"  # another CPU plugin suits this processor better, or the user left it out
 FAILED = "failed"
 
-# Functions that read a model or projector: their arguments say whether layers are to be offloaded.
+# Functions that read a model or a projector: their arguments say whether layers are to be offloaded, and to which devices.
 _MODEL_FUNCTIONS = (
     "llama_model_load_from_file",
     "llama_model_load_from_file_ptr",
     "llama_model_load_from_splits",
     "llama_model_init_from_user",
     "llama_load_model_from_file",
-    "mtmd_init_from_file",
 )
+_PROJECTOR_FUNCTIONS = ("mtmd_init_from_file",)
 # Functions that make a context, and compute: they are hooked for the reason of a failure alone (_errors.py).
 _CONTEXT_FUNCTIONS = ("llama_init_from_model", "llama_new_context_with_model", "llama_decode", "llama_encode")
 # Functions whose answer depends on which devices there are.
@@ -93,6 +94,8 @@ class Plugin:
         self.reason = reason
         self.score: int | None = None  # of a CPU plugin; 0 means that this processor cannot run it
         self.devices: int | None = None  # of a GPU plugin that was loaded
+        self.registration: int | None = None  # ggml's own object of it, while it is loaded
+        self.left_out: dict[str, str] = {}  # devices that do not compute, and why
 
     def settle(self, state: str, reason: str = "") -> None:
         self.state, self.reason = state, reason
@@ -103,6 +106,8 @@ class Plugin:
             row["score"] = self.score
         if self.devices is not None:
             row["devices"] = self.devices
+        if self.left_out:
+            row["left_out"] = self.left_out
         if self.reason:
             row["reason"] = self.reason
         return row
@@ -224,6 +229,16 @@ def _open_packages(facts: dict[str, Any]) -> str:
     return ""
 
 
+def _cuda_version(facts: dict[str, Any]) -> int:
+    """The newest CUDA that NVIDIA's driver runs, 12020 for 12.2; 0 where the plugin needs no such driver, or it does not say."""
+    version = ctypes.c_int()
+    for name in facts.get("system", []):
+        if name in ("libcuda.so.1", "nvcuda.dll"):
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(version))
+    return version.value
+
+
 def _remedy(facts: dict[str, Any], reason: str) -> str:
     """The reason, and what helps where it names a library that packages bring."""
     lacking = reason.split(":")[0].strip()
@@ -255,6 +270,7 @@ class _Backends:
         self.lock = threading.RLock()
         self.gpu_asked = False
         self.warned = False
+        self.told: set[str] = set()  # devices of which a warning said that they are left out
         self.ggml = _open_core(self.lib_dir)
         self.cpu, self.gpu = _find(self.lib_dir)
         # A core without plugins (say a GGML_NATIVE build) has its backends from the start. One with plugins may have them, too,
@@ -330,6 +346,10 @@ class _Backends:
     def _load(self, plugin: Plugin) -> bool:
         facts = _described(self.lib_dir, plugin.name)
         no_driver = _open_packages(facts)
+        cuda = 0 if no_driver else _cuda_version(facts)
+        if 0 < cuda < 12030:
+            # Kernels of Hopper that start before the last one has ended: CUDA graphs know that from 12.3 on (its release notes).
+            os.environ.setdefault(PDL_VARIABLE, "0")
         # On Windows for the CPU's, too: ggml takes a path in the system's code page there, which has not every letter.
         guard = self._guard() if plugin not in self.cpu or sys.platform == "win32" else None
         why = ctypes.c_char_p()
@@ -342,21 +362,21 @@ class _Backends:
                 handle = self.ggml.ggml_backend_load(path)
         if why.value:
             lines.append(why.value.decode("utf-8", "replace"))
-        text = " ".join("".join(lines).split())
+        text = " ".join("".join(line for line in lines if not line.startswith("load_backend: loaded")).split())
         if handle:
             plugin.settle(LOADED)
             if plugin not in self.cpu:
                 devices = self._devices_of(handle)
                 plugin.devices = len(devices)
                 if not plugin.devices:
+                    text += f"; the driver is for CUDA {cuda // 1000}.{cuda % 1000 // 10}" if text and cuda else ""
                     plugin.reason = f"found no device ({text})" if text else "found no device"
                 elif all(self._is_software(device) for device in devices):
                     # Mesa 26.2's llvmpipe multiplies wrongly with cooperative matrices where subgroups part before a barrier of one
                     # subgroup (the last columns in mul_mm.comp). ggml-vulkan reads this when it makes the device, which comes next.
                     os.environ.setdefault(COOPMAT_VARIABLE, "1")
                     plugin.reason = f"{COOPMAT_VARIABLE}={os.environ[COOPMAT_VARIABLE]}, since this device is software"
-                if guard and plugin not in self.cpu:
-                    self._try_devices(guard, plugin, handle, devices)
+                plugin.registration = handle
         else:
             reason = text.split(str(plugin.path) + ": ")[-1] or "ggml_backend_load gave no reason"
             plugin.settle(FAILED, no_driver or _remedy(facts, reason))
@@ -369,7 +389,7 @@ class _Backends:
             library.llama_cpp_backend_load.restype = ctypes.c_void_p
             library.llama_cpp_backend_load.argtypes = [ctypes.c_char_p, ctypes.c_bool, ctypes.POINTER(ctypes.c_char_p)]
             library.llama_cpp_device_error.restype = ctypes.c_char_p
-            library.llama_cpp_device_error.argtypes = [ctypes.c_size_t]
+            library.llama_cpp_device_error.argtypes = [ctypes.c_size_t, ctypes.c_bool]
         except (OSError, AttributeError):  # another core, named by LLAMA_CPP_LIB_PATH
             return None
         return library
@@ -385,18 +405,53 @@ class _Backends:
         name = self.ggml.ggml_backend_dev_description(self.ggml.ggml_backend_dev_get(index))
         return bool(name) and name.startswith(b"llvmpipe")
 
-    def _try_devices(self, guard: ctypes.CDLL, plugin: Plugin, registration: int, devices: list[int]) -> None:
-        """Make each device of a GPU plugin once, and give the plugin up where one fails: no model would survive it."""
-        with self._captured_log():
-            errors = [guard.llama_cpp_device_error(index) for index in devices]
-        reason = next((error.decode("utf-8", "replace") for error in errors if error), None)
-        if reason is not None:
-            ctypes.CDLL(str(plugin.path), mode=getattr(os, "RTLD_NODELETE", 0))  # stays mapped: its destructors would run now
-            self.ggml.ggml_backend_unload(registration)
-            plugin.settle(FAILED, f"its device fails: {reason}")
+    def settle_devices(self, ask: bool) -> None:
+        """Note which GPUs fail (llama_cpp/guard/trust.hpp), and give up a plugin where none does. With `ask`, try each."""
+        guard = self._guard()
+        for plugin in self.plugins if guard else []:
+            if plugin.registration is None:
+                continue
+            devices = self._devices_of(plugin.registration)
+            errors = [(index, guard.llama_cpp_device_error(index, ask)) for index in devices]  # type: ignore[union-attr]
+            plugin.left_out = {self._device_name(one): text.decode("utf-8", "replace") for one, text in errors if text}
+            if devices and len(plugin.left_out) == len(devices):
+                ctypes.CDLL(str(plugin.path), mode=getattr(os, "RTLD_NODELETE", 0))  # stays mapped: its destructors would run now
+                self.ggml.ggml_backend_unload(plugin.registration)
+                plugin.registration = None
+                why = list(plugin.left_out.values())
+                plugin.settle(
+                    FAILED, f"its device fails: {why[0]}" if len(why) == 1 else f"its devices fail: {_told(plugin.left_out)}"
+                )
+
+    def _device_name(self, index: int) -> str:
+        """As the user may know it: ``CUDA1 (NVIDIA GeForce GTX 1080)``."""
+        device = self.ggml.ggml_backend_dev_get(index)
+        names = (self.ggml.ggml_backend_dev_name(device), self.ggml.ggml_backend_dev_description(device))
+        return "{} ({})".format(*(name.decode("utf-8", "replace") for name in names))
+
+    def before_model(self, parameters: Any, trial: Any) -> None:
+        """Before a model or projector is read: load the plugins, try the devices that it would use, warn of those left out.
+
+        `trial` is the guard's function for these parameters (llama_cpp_try_model), or None in a core that has none.
+
+        Raises:
+            RuntimeError: the user named a device (``main_gpu``, ``devices``) that cannot compute.
+        """
+        wants_gpu = _wants_gpu(parameters)
+        with self.lock:
+            self.ask(gpu=wants_gpu)
+            loaded = any(plugin.devices for plugin in self.plugins)  # now, or before they were given up
+            refused = trial(ctypes.byref(parameters)) if trial and loaded and parameters is not None else None
+            if refused:
+                raise RuntimeError(refused.decode("utf-8", "replace"))
+            self.settle_devices(ask=False)
+            self._warn(wants_gpu)
 
     def ask(self, gpu: bool, model: bool = False) -> None:
-        """Load what waited: the user's own plugin, and with `gpu` the GPU plugins. A second call does nothing."""
+        """Load what waited: the user's own plugin, and with `gpu` the GPU plugins. A second call does nothing.
+
+        With `model`, warn where one that wants a GPU gets none.
+        """
         with self.lock:
             path = os.environ.get(OUT_OF_TREE_VARIABLE)
             if path and self.out_of_tree is None and not self.static:
@@ -408,11 +463,21 @@ class _Backends:
                 for plugin in self.gpu:
                     if plugin.state == WAITING:
                         self._load(plugin)
-            if gpu and model and not self.warned:
-                text = self._unused()
-                self.warned = bool(text)
-                if text:
-                    _say(text)
+            if model:
+                self._warn(gpu)
+
+    def _warn(self, wants_gpu: bool) -> None:
+        """Say once of each device that it is left out, and once that no GPU is left, where one was wanted."""
+        text = self._unused() if wants_gpu and not self.warned else ""
+        if text:
+            self.warned = True
+            _say(text)
+        left_out = {
+            name: why for p in self.plugins if p.state == LOADED for name, why in p.left_out.items() if name not in self.told
+        }
+        if left_out:
+            self.told.update(left_out)
+            _say(f"left out of the devices that compute: {_told(left_out)}. `python -m llama_cpp doctor` tells more.")
 
     def _unused(self) -> str:
         """What a user must know whose layers were to go to a GPU and stay on the CPU; "" where they need not."""
@@ -491,6 +556,10 @@ def _say_afterwards(silencer: Any) -> None:
     silencer.__exit__ = leave_and_say
 
 
+def _told(left_out: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in left_out.items())
+
+
 def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
     """libggml, with the argument types of what is called here (ggml/include/ggml-backend.h, ggml.h)."""
     ggml: ctypes.CDLL = _upstream_load("ggml", lib_dir)
@@ -501,6 +570,7 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
         "ggml_backend_dev_count": (ctypes.c_size_t, []),
         "ggml_backend_dev_get": (ctypes.c_void_p, [ctypes.c_size_t]),
         "ggml_backend_dev_backend_reg": (ctypes.c_void_p, [ctypes.c_void_p]),
+        "ggml_backend_dev_name": (ctypes.c_char_p, [ctypes.c_void_p]),
         "ggml_backend_dev_description": (ctypes.c_char_p, [ctypes.c_void_p]),
         "ggml_log_get": (None, [ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)]),
         "ggml_log_set": (None, [ctypes.c_void_p, ctypes.c_void_p]),
@@ -515,15 +585,20 @@ def _open_core(lib_dir: pathlib.Path) -> ctypes.CDLL:
 # -- the hook into upstream's bindings --------------------------------------------------------------------------------------
 
 
-def _wants_gpu(arguments: tuple[Any, ...]) -> bool:
-    """Do these arguments ask for a GPU? Looks for upstream's fields `n_gpu_layers` (negative: all) and `use_gpu`."""
+def _parameters(arguments: tuple[Any, ...]) -> Any:
+    """The parameters of a model or projector among these arguments (by upstream's fields `n_gpu_layers`, `use_gpu`), or None."""
     for argument in arguments:
         target = getattr(argument, "_obj", argument)  # byref(x)
         with contextlib.suppress(AttributeError, ValueError):
             target = target.contents  # pointer(x)
-        if getattr(target, "n_gpu_layers", 0) != 0 or getattr(target, "use_gpu", False):
-            return True
-    return False
+        if hasattr(target, "n_gpu_layers") or hasattr(target, "use_gpu"):
+            return target
+    return None
+
+
+def _wants_gpu(parameters: Any) -> bool:
+    """Do these ask for a GPU? (A negative `n_gpu_layers`: all.)"""
+    return bool(getattr(parameters, "n_gpu_layers", 0) != 0 or getattr(parameters, "use_gpu", False))
 
 
 def _hook(library: ctypes.CDLL) -> None:
@@ -545,13 +620,20 @@ def _hook(library: ctypes.CDLL) -> None:
         same = {"_flags_": function_type._flags_, "_restype_": function_type._restype_}  # ctypes wants them in every class
         return type("Hooked", (function_type,), dict(same, __call__=call))
 
-    model_function = preceded_by(lambda arguments: state.ask(gpu=_wants_gpu(arguments), model=True), reasons=True)
     context_function = preceded_by(lambda arguments: None, reasons=True)
+    trials = {name: getattr(library, name, None) for name in ("llama_cpp_try_model", "llama_cpp_try_projector")}
+    for trial in filter(None, trials.values()):
+        trial.restype, trial.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+
+    def model(trial: Any) -> Any:
+        return preceded_by(lambda arguments: state.before_model(_parameters(arguments), trial), reasons=True)
+
     device_question = preceded_by(lambda arguments: state.ask(gpu=True))
     load_all = preceded_by(lambda arguments: state.ask(gpu=True), then=False)
 
     for names, kind in (
-        (_MODEL_FUNCTIONS, model_function),
+        (_MODEL_FUNCTIONS, model(trials["llama_cpp_try_model"])),
+        (_PROJECTOR_FUNCTIONS, model(trials["llama_cpp_try_projector"])),
         (_CONTEXT_FUNCTIONS, context_function),
         (_DEVICE_QUESTIONS, device_question),
         (_LOAD_ALL, load_all),

@@ -12,12 +12,13 @@ std::atomic<bool> lost{false};
 struct Thread {
     int depth = 0;
     bool failing = false;
+    bool trial = false;
     std::string why;
 };
 thread_local Thread thread;
 
 void failed(const char * why, int gave_up) {
-    if (gave_up) {
+    if (gave_up && !thread.trial) {
         lost = true;
     }
     if (!thread.depth) {  // nobody will ask: somebody calls ggml by himself, or the plugin in a thread of its own
@@ -57,6 +58,15 @@ bool llama_cpp_guard_lost(void) {
     return lost;
 }
 
-void llama_cpp_guard_set_lost(bool yes) {
-    lost = yes;
+void llama_cpp_guard_enter_trial(void) {
+    ++thread.depth;
+    thread.trial = true;
+    thread.failing = false;
+}
+
+const char * llama_cpp_guard_leave_trial(void) {
+    const bool failed_now = thread.failing;
+    --thread.depth;
+    thread.trial = thread.failing = false;
+    return failed_now ? thread.why.c_str() : nullptr;
 }

@@ -4,6 +4,9 @@
 #include "../boundary/boundary.h"
 #include "system.hpp"
 
+#include <exception>
+#include <string>
+
 extern "C" {
 // What a plugin of this core is given before it is initialised.
 GUARD_EXPORT const llama_cpp_hooks * llama_cpp_guard_hooks(void);
@@ -12,6 +15,28 @@ GUARD_EXPORT void llama_cpp_guard_enter(void);
 GUARD_EXPORT const char * llama_cpp_guard_leave(void);
 // Has a plugin given up in this process, and something of it is left?
 GUARD_EXPORT bool llama_cpp_guard_lost(void);
-// Says so, or takes it back, where the whole plugin has been given up.
-GUARD_EXPORT void llama_cpp_guard_set_lost(bool yes);
+// A trial begins in this thread, inside a guarded function or not, and ends: what fails in it is told to nobody but its caller.
+GUARD_EXPORT void llama_cpp_guard_enter_trial(void);
+GUARD_EXPORT const char * llama_cpp_guard_leave_trial(void);
 }
+
+namespace guard {
+
+// Runs `call` as a trial; returns why it did not succeed, or nothing.
+template <typename Call> std::string why_not(Call call) {
+    std::string reason;
+    llama_cpp_guard_enter_trial();
+    try {
+        call();
+    } catch (const std::exception & error) {
+        reason = error.what();
+    } catch (...) {
+        reason = "unknown exception";
+    }
+    if (const char * const told = llama_cpp_guard_leave_trial()) {
+        reason = told;
+    }
+    return reason;
+}
+
+}  // namespace guard

@@ -9,6 +9,7 @@
 
 #include "ggml-backend-impl.h"
 #include "guard.hpp"
+#include "trust.hpp"
 
 #include <cstdio>
 #include <cstdlib>
@@ -16,10 +17,6 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-
-#ifdef __GLIBC__
-#include <unistd.h>
-#endif
 
 using guard::FAILED;
 
@@ -36,7 +33,7 @@ void forget_plugins() {
     }
 }
 
-// What a model may still use after a backend gave up: the CPU. One that asks for the GPU is refused.
+// What a model may use: devices that have computed (trust.hpp); after a backend gave up, the CPU. One that asks for another is refused.
 llama_model_params usable(llama_model_params params) {
     if (llama_cpp_guard_lost()) {
         static std::once_flag once;
@@ -45,25 +42,10 @@ llama_model_params usable(llama_model_params params) {
             throw std::runtime_error("the GPU failed earlier in this process; start a new one to use it again");
         }
     }
+    if (const char * const refused = llama_cpp_trust_model(&params)) {
+        throw std::runtime_error(refused);
+    }
     return params;
-}
-
-// Runs `call`; returns why it did not succeed, or null.
-template <typename Call> const char * why_not(Call call) {
-    static std::string reason;
-    reason.clear();
-    llama_cpp_guard_enter();
-    try {
-        call();
-    } catch (const std::exception & error) {
-        reason = error.what();
-    } catch (...) {
-        reason = "unknown exception";
-    }
-    if (const char * const told = llama_cpp_guard_leave()) {
-        reason = told;
-    }
-    return reason.empty() ? nullptr : reason.c_str();
 }
 
 }  // namespace
@@ -102,8 +84,9 @@ ggml_backend_reg_t registered(void * library) {
 // Loads a plugin as ggml_backend_load does, once it has been given what it needs to tell of its failures. Null, and why, where it is of
 // another boundary, or has none and `any` is false (a plugin that the user named may be any), or where its first look at the devices fails.
 extern "C" GUARD_EXPORT void * llama_cpp_backend_load(const char * path, bool any, const char ** why) {
+    static std::string reason;
     void * plugin = nullptr;
-    *why = why_not([&] {
+    reason = guard::why_not([&] {
         void * const library = guard::open(path);
         const auto boundary = library ? reinterpret_cast<llama_cpp_boundary_t>(guard::symbol(library, "llama_cpp_boundary")) : nullptr;
         if (boundary) {
@@ -122,30 +105,16 @@ extern "C" GUARD_EXPORT void * llama_cpp_backend_load(const char * path, bool an
         plugin = ggml_backend_load(path);  // which says why a library cannot be opened
 #endif
     });
-    if (*why) {
-        llama_cpp_guard_set_lost(false);  // nothing of the plugin is used
-        return nullptr;
-    }
-    return plugin;
+    *why = reason.empty() ? nullptr : reason.c_str();
+    return *why ? nullptr : plugin;
 }
 
-// Can this device be made at all? Returns null, or why not; called for every GPU before the first model (llama_cpp/_backends.py).
-// ggml-vulkan keeps a device that failed half-made, to use it with the next model and to destroy it at exit, and dies of either. So
-// the caller takes the plugin off ggml's list, and the process leaves without that destructor, with the status that it has.
-extern "C" GUARD_EXPORT const char * llama_cpp_device_error(size_t index) {
-    const char * const reason = why_not([&] {
-        ggml_backend_t backend = ggml_backend_dev_init(ggml_backend_dev_get(index), nullptr);
-        if (!backend) {
-            throw std::runtime_error("the device cannot be initialised");
-        }
-        ggml_backend_free(backend);
-    });
-    if (reason) {
-        llama_cpp_guard_set_lost(false);  // the plugin is taken out
-#ifdef __GLIBC__  // nothing else tells a handler the status
-        static const int once = on_exit([](int status, void *) { std::fflush(nullptr); _exit(status); }, nullptr);
-        (void) once;
-#endif
-    }
-    return reason;
+// The loader's own questions (llama_cpp/_backends.py), as in trust.hpp: of one device, by its index in ggml's list, and of those of a model.
+extern "C" GUARD_EXPORT const char * llama_cpp_device_error(size_t index, bool ask) {
+    return llama_cpp_trust_error(ggml_backend_dev_get(index), ask);
+}
+
+extern "C" GUARD_EXPORT const char * llama_cpp_try_model(const llama_model_params * params) {
+    llama_model_params copy = *params;
+    return llama_cpp_trust_model(&copy);
 }

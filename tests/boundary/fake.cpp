@@ -1,6 +1,7 @@
 // A plugin whose device computes on the CPU, and in which every function fails when it is told to.
 //
 // FAKE_CONTROL: address (hexadecimal) of a Control. FAKE_CPU: path of ggml's CPU plugin, which computes; without it, nothing is computed.
+// FAKE_DEVICES: how many devices there are, 1 without it.
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
 
@@ -20,10 +21,17 @@ Control * control() {
     return found;
 }
 
+size_t index_of(ggml_backend_dev_t device) { return reinterpret_cast<size_t>(device->context); }
+
+size_t count() {
+    const char * const text = std::getenv("FAKE_DEVICES");
+    return text ? std::strtoul(text, nullptr, 10) : 1;
+}
+
 // The beginning of every function: fails, if this is the one. True where it is to lie.
-bool act(const char * name) {
+bool act(const char * name, ggml_backend_dev_t asked = nullptr) {
     Control * const c = control();
-    if (std::strcmp(c->function, name) != 0 || c->how == NOTHING) {
+    if (std::strcmp(c->function, name) != 0 || c->how == NOTHING || (asked && index_of(asked) != static_cast<size_t>(c->device))) {
         return false;
     }
     ++c->hits;
@@ -49,8 +57,8 @@ ggml_backend_t cpu() {
     return made;
 }
 
-ggml_backend_dev_t device();
-ggml_backend_buffer_type_t type();
+ggml_backend_dev_t device(size_t index);
+ggml_backend_buffer_type_t type(ggml_backend_dev_t device);
 
 // --- buffers
 char * base(ggml_backend_buffer_t b) { return static_cast<char *>(b->context); }
@@ -87,7 +95,11 @@ bool is_host(ggml_backend_buffer_type_t) { return act("type.is_host"); }
 
 // --- the backend
 ggml_guid guid = {0x66, 0x61, 0x6b, 0x65};
-const char * backend_name(ggml_backend_t) { return "Fake"; }
+const char * device_name(ggml_backend_dev_t d) {
+    static const char * const names[] = {"Fake0", "Fake1", "Fake2", "Fake3"};
+    return names[index_of(d)];
+}
+const char * backend_name(ggml_backend_t b) { return device_name(ggml_backend_get_device(b)); }
 void backend_free(ggml_backend_t b) { act("backend.free"); delete b; }
 void set_async(ggml_backend_t, ggml_tensor * t, const void * d, size_t o, size_t n) { act("backend.set_tensor_async"); std::memcpy(static_cast<char *>(t->data) + o, d, n); }
 void get_async(ggml_backend_t, const ggml_tensor * t, void * d, size_t o, size_t n) { act("backend.get_tensor_async"); std::memcpy(d, static_cast<const char *>(t->data) + o, n); }
@@ -99,8 +111,8 @@ ggml_backend_graph_plan_t plan_create(ggml_backend_t, const ggml_cgraph *) { act
 void plan_free(ggml_backend_t, ggml_backend_graph_plan_t) { act("backend.graph_plan_free"); }
 void plan_update(ggml_backend_t, ggml_backend_graph_plan_t, const ggml_cgraph *) { act("backend.graph_plan_update"); }
 ggml_status plan_compute(ggml_backend_t, ggml_backend_graph_plan_t) { act("backend.graph_plan_compute"); return GGML_STATUS_SUCCESS; }
-ggml_status graph_compute(ggml_backend_t, ggml_cgraph * g) {
-    if (act("backend.graph_compute")) return GGML_STATUS_FAILED;
+ggml_status graph_compute(ggml_backend_t b, ggml_cgraph * g) {
+    if (act("backend.graph_compute", ggml_backend_get_device(b))) return control()->how == WRONG ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
     return cpu() && g ? ggml_backend_graph_compute(cpu(), g) : GGML_STATUS_SUCCESS;
 }
 void event_record(ggml_backend_t, ggml_backend_event_t) { act("backend.event_record"); }
@@ -109,7 +121,6 @@ void graph_optimize(ggml_backend_t, ggml_cgraph *, ggml_backend_graph_optimize_p
 const ggml_backend_i backend_i = {backend_name, backend_free, set_async, get_async, set_2d_async, get_2d_async, cpy_async, synchronize, plan_create, plan_free, plan_update, plan_compute, graph_compute, event_record, event_wait, graph_optimize};
 
 // --- the device
-const char * device_name(ggml_backend_dev_t) { return "Fake0"; }
 const char * get_description(ggml_backend_dev_t) { return act("device.get_description") ? nullptr : "a device that fails"; }
 void get_memory(ggml_backend_dev_t, size_t * f, size_t * t) { act("device.get_memory"); *f = *t = size_t(8) << 30; }
 enum ggml_backend_dev_type get_type(ggml_backend_dev_t) { act("device.get_type"); return GGML_BACKEND_DEVICE_TYPE_GPU; }
@@ -122,15 +133,18 @@ void get_props(ggml_backend_dev_t d, ggml_backend_dev_props * p) {
     p->caps = {};
     p->caps.async = p->caps.events = true;
 }
-ggml_backend_t init_backend(ggml_backend_dev_t d, const char *) { return act("device.init_backend") ? nullptr : new ggml_backend{&guid, backend_i, d, nullptr}; }
-ggml_backend_buffer_type_t get_buffer_type(ggml_backend_dev_t) { return act("device.get_buffer_type") ? nullptr : type(); }
+ggml_backend_t init_backend(ggml_backend_dev_t d, const char *) {
+    control()->opened |= 1 << index_of(d);
+    return act("device.init_backend", d) ? nullptr : new ggml_backend{&guid, backend_i, d, nullptr};
+}
+ggml_backend_buffer_type_t get_buffer_type(ggml_backend_dev_t d) { return act("device.get_buffer_type") ? nullptr : type(d); }
 ggml_backend_buffer_type_t get_host_buffer_type(ggml_backend_dev_t) { act("device.get_host_buffer_type"); return nullptr; }
 ggml_backend_buffer_t from_ptr(ggml_backend_dev_t, void *, size_t, size_t) { act("device.buffer_from_host_ptr"); return nullptr; }
 bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     if (act("device.supports_op")) return false;
     return !cpu() || !op || ggml_backend_dev_supports_op(ggml_backend_get_device(cpu()), op);
 }
-bool supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t t) { return !act("device.supports_buft") && t == type(); }
+bool supports_buft(ggml_backend_dev_t d, ggml_backend_buffer_type_t t) { return !act("device.supports_buft") && t == type(d); }
 bool offload_op(ggml_backend_dev_t, const ggml_tensor *) { return act("device.offload_op"); }
 ggml_backend_event_t event_new(ggml_backend_dev_t d) { act("device.event_new"); return new ggml_backend_event{d, nullptr}; }
 void event_free(ggml_backend_dev_t, ggml_backend_event_t e) { act("device.event_free"); delete e; }
@@ -138,10 +152,10 @@ void event_synchronize(ggml_backend_dev_t, ggml_backend_event_t) { act("device.e
 
 // --- the registration, and the functions behind it
 const char * reg_name(ggml_backend_reg_t) { return "Fake"; }
-size_t device_count(ggml_backend_reg_t) { return act("reg.get_device_count") ? 3 : 1; }
-ggml_backend_dev_t get_device(ggml_backend_reg_t, size_t i) { return act("reg.get_device") || i ? nullptr : device(); }
+size_t device_count(ggml_backend_reg_t) { return act("reg.get_device_count") ? count() + 2 : count(); }
+ggml_backend_dev_t get_device(ggml_backend_reg_t, size_t i) { return act("reg.get_device") || i >= count() ? nullptr : device(i); }
 
-ggml_backend_buffer_type_t split_type(int, const float *) { act("proc.ggml_backend_split_buffer_type"); return type(); }
+ggml_backend_buffer_type_t split_type(int, const float *) { act("proc.ggml_backend_split_buffer_type"); return type(device(0)); }
 void * comm_init(ggml_backend_t *, size_t) { act("proc.ggml_backend_comm_init"); return &guid; }
 void comm_free(void *) { act("proc.ggml_backend_comm_free"); }
 bool comm_allreduce(void *, ggml_tensor **) { act("proc.ggml_backend_comm_allreduce_tensor"); return true; }
@@ -168,13 +182,15 @@ void * proc_address(ggml_backend_reg_t, const char * name) {
 }
 
 ggml_backend_reg reg = {GGML_BACKEND_API_VERSION, {reg_name, device_count, get_device, proc_address}, nullptr};
-ggml_backend_dev_t device() {
-    static ggml_backend_device one = {{device_name, get_description, get_memory, get_type, get_props, init_backend, get_buffer_type, get_host_buffer_type, from_ptr, supports_op, supports_buft, offload_op, event_new, event_free, event_synchronize}, &reg, nullptr};
-    return &one;
+ggml_backend_dev_t device(size_t index) {
+    static const ggml_backend_device_i device_i = {device_name, get_description, get_memory, get_type, get_props, init_backend, get_buffer_type, get_host_buffer_type, from_ptr, supports_op, supports_buft, offload_op, event_new, event_free, event_synchronize};
+    static ggml_backend_device all[] = {{device_i, &reg, reinterpret_cast<void *>(0)}, {device_i, &reg, reinterpret_cast<void *>(1)}, {device_i, &reg, reinterpret_cast<void *>(2)}, {device_i, &reg, reinterpret_cast<void *>(3)}};
+    return &all[index];
 }
-ggml_backend_buffer_type_t type() {
-    static ggml_backend_buffer_type one = {{type_name, alloc_buffer, get_alignment, get_max_size, get_alloc_size, is_host}, device(), nullptr};
-    return &one;
+ggml_backend_buffer_type_t type(ggml_backend_dev_t d) {
+    static const ggml_backend_buffer_type_i type_i = {type_name, alloc_buffer, get_alignment, get_max_size, get_alloc_size, is_host};
+    static ggml_backend_buffer_type all[] = {{type_i, device(0), nullptr}, {type_i, device(1), nullptr}, {type_i, device(2), nullptr}, {type_i, device(3), nullptr}};
+    return &all[index_of(d)];
 }
 
 ggml_backend_reg_t registration() {

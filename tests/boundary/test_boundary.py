@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import projector
 import pytest
 import tiny
 from gguf import GGMLQuantizationType as Type
@@ -160,15 +161,16 @@ def test_functions_behind_get_proc_address(backend: str) -> None:
 START = """
 import ctypes, json, os, sys, threading
 class Control(ctypes.Structure):
-    _fields_ = [("function", ctypes.c_char * 64), ("without", ctypes.c_char * 64), ("how", ctypes.c_int), ("hits", ctypes.c_int)]
+    _fields_ = [("function", ctypes.c_char * 64), ("without", ctypes.c_char * 64), ("how", ctypes.c_int), ("hits", ctypes.c_int),
+                ("device", ctypes.c_int), ("opened", ctypes.c_int)]
 control = Control()
 os.environ["FAKE_CONTROL"] = hex(ctypes.addressof(control))
 import llama_cpp
 state = llama_cpp._backends.state
 os.environ["FAKE_CPU"] = next(str(plugin.path) for plugin in state.cpu if plugin.state == "loaded")
-THROW, THROW_INT, ABORT, HANG, LIE = range(1, 6)
-def order(function, how):
-    control.function, control.how, control.hits = function.encode(), how, 0
+THROW, THROW_INT, ABORT, HANG, LIE, WRONG = range(1, 7)
+def order(function, how, device=0):
+    control.function, control.how, control.hits, control.device = function.encode(), how, 0, device
 lines = []
 @llama_cpp.llama_log_callback
 def log(level, text, data):
@@ -323,6 +325,174 @@ def test_a_plugin_that_cannot_start(plugged: World, function: str, how: str) -> 
     assert same
 
 
+TWO = """
+import warnings
+os.environ["FAKE_DEVICES"] = "2"
+said = []
+warnings.showwarning = lambda message, *others: said.append(str(message))
+warnings.simplefilter("always")
+def used():
+    return [line.split("using device ")[1].split(" ")[0] for line in lines if "using device " in line]
+def refused(**settings):
+    try:
+        load(**settings)
+        return "loaded"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+NONE, ROW, TENSOR = llama_cpp.LLAMA_SPLIT_MODE_NONE, llama_cpp.LLAMA_SPLIT_MODE_ROW, 3
+"""
+
+
+def two(world: World, text: str, *arguments: str) -> Any:
+    """The same with two devices, and what is said of them."""
+    return script(world, TWO + textwrap.dedent(text), *arguments)
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+@pytest.mark.parametrize(
+    ("function", "how", "reason"),
+    [
+        ("backend.graph_compute", "THROW", "fake failure of backend.graph_compute"),
+        ("backend.graph_compute", "ABORT", "fake failure of backend.graph_compute"),
+        ("backend.graph_compute", "LIE", "it cannot compute"),
+        ("backend.graph_compute", "WRONG", "it computes wrongly: nan instead of"),
+        ("device.init_backend", "THROW", "fake failure of device.init_backend"),
+        ("device.init_backend", "LIE", "it cannot be initialised"),
+    ],
+)
+def test_one_of_two_devices(plugged: World, function: str, how: str, reason: str, bad: int) -> None:
+    """It is left out before the first model, for good, and the other one computes; a warning says it once, the report always."""
+    found = two(
+        plugged,
+        f"""
+        order({function!r}, {how}, {bad})
+        first = compute(load())
+        hits = control.hits
+        order("", 0)
+        same = [first, compute(load()), compute(load(tensor_split=[1, 3]))] == [compute(load(n_gpu_layers=0))] * 3
+        from llama_cpp import __main__ as report
+        devices = {{row["name"]: row.get("left_out") for row in report.report()["devices"]}}
+        print(json.dumps([same, sorted(set(used())), hits, said, devices, [p.state for p in state.gpu]]))
+        """,
+    )
+    same, used, hits, said, devices, states = found
+    assert same
+    assert used == [f"Fake{1 - bad}"]
+    assert hits == 1
+    (warning,) = said
+    assert f"Fake{bad} (a device that fails): " in warning
+    assert reason in warning
+    assert devices["CPU"] is devices[f"Fake{1 - bad}"] is None
+    assert reason in devices[f"Fake{bad}"]
+    assert states == ["loaded"]
+
+
+def test_a_device_that_the_user_named(plugged: World) -> None:
+    """`main_gpu`, `devices` and a `tensor_split` for it alone are refused with its reason; a model on the CPU is not."""
+    found = two(
+        plugged,
+        """
+        order("backend.graph_compute", THROW, 1)
+        state.ask(gpu=True)
+        get = state.ggml.ggml_backend_dev_get
+        by_name = {state.ggml.ggml_backend_dev_name(get(i)): get(i) for i in range(state.ggml.ggml_backend_dev_count())}
+        def with_devices(*names):
+            params = llama_cpp.llama_model_default_params()
+            params.n_gpu_layers = -1
+            named = (ctypes.c_void_p * (len(names) + 1))(*[by_name[name] for name in names])
+            params.devices = ctypes.addressof(named)
+            try:
+                return bool(llama_cpp.llama_model_load_from_file(os.fsencode(sys.argv[1]), params))
+            except RuntimeError as error:
+                return str(error)
+        opened = [control.opened]
+        good = [compute(load(split_mode=NONE, main_gpu=0)), with_devices(b"Fake0")]
+        opened.append(control.opened)
+        expected = compute(load(n_gpu_layers=0, split_mode=NONE, main_gpu=-1))
+        opened.append(control.opened)
+        bad = [refused(split_mode=NONE, main_gpu=1), with_devices(b"Fake1"), with_devices(b"Fake0", b"Fake1")]
+        bad.append(refused(tensor_split=[0, 1]))
+        on_cpu = compute(load(n_gpu_layers=0, split_mode=NONE, main_gpu=1))
+        print(json.dumps([opened, good == [expected, True], bad, on_cpu == expected, refused(split_mode=NONE, main_gpu=2)]))
+        """,
+        str(plugged.model),
+    )
+    opened, good, bad, on_cpu, no_such = found
+    assert opened == [0, 1, 1], "nothing that main_gpu and devices exclude is opened"
+    assert good
+    for text in bad:
+        assert "Fake1 (a device that fails) cannot be used: fake failure of backend.graph_compute" in text
+    assert on_cpu
+    assert no_such.startswith("ValueError"), "llama.cpp's own"
+
+
+def test_ways_to_split(plugged: World) -> None:
+    """By rows and by tensors, with the device that is left."""
+    found = two(
+        plugged,
+        """
+        order("backend.graph_compute", THROW, 0)
+        expected = compute(load(n_gpu_layers=0))
+        rows = compute(load(split_mode=ROW)) == expected
+        print(json.dumps([rows, sorted(set(used())), refused(split_mode=TENSOR, flash_attn=True), control.opened]))
+        """,
+    )
+    assert found == [True, ["Fake1"], "loaded", 3]
+
+
+def test_no_device_computes(plugged: World) -> None:
+    """The plugin is given up; a model that names its device is refused, the others are on the CPU."""
+    state, reason, said, same, named, again = two(
+        plugged,
+        """
+        os.environ["FAKE_DEVICES"] = "1"
+        order("backend.graph_compute", WRONG)
+        same = compute(load()) == compute(load()) == compute(load(n_gpu_layers=0))
+        (plugin,) = state.gpu
+        named = refused(split_mode=NONE, main_gpu=0)
+        print(json.dumps([plugin.state, plugin.reason, said, same, named, llama_cpp.llama_supports_gpu_offload()]))
+        """,
+    )
+    assert state == "failed"
+    assert reason.startswith("its device fails: it computes wrongly")
+    assert len(said) == 1
+    assert "layers were to go to a GPU, but the fake plugin was not loaded (its device fails: it computes wrongly" in said[0]
+    assert same
+    assert "Fake0 (a device that fails) cannot be used: it computes wrongly" in named
+    assert again is False
+
+
+def test_projector_on_a_device_that_computes(plugged: World, tmp_path: Path) -> None:
+    """The first device that computes, the CPU where none does; one that the user named is refused."""
+    mmproj = projector.write(tmp_path / "mmproj.gguf", 256)
+    found = two(
+        plugged,
+        """
+        from llama_cpp import mtmd_cpp
+        said = []
+        mtmd_cpp.mtmd_log_set(log, ctypes.c_void_p())
+        model = load(n_gpu_layers=0)
+        order("backend.graph_compute", THROW, 0)
+        def context(device=None):
+            params = mtmd_cpp.mtmd_context_params_default()
+            params.use_gpu, params.warmup, params.device = True, False, device
+            del lines[:]
+            try:
+                made = mtmd_cpp.mtmd_init_from_file(os.fsencode(sys.argv[1]), model._model.model, params)
+            except RuntimeError as error:
+                return str(error)
+            return next((line.split("CLIP using ")[1].split(" ")[0] for line in lines if "CLIP using" in line), str(made))
+        first = context()
+        get, name = state.ggml.ggml_backend_dev_get, state.ggml.ggml_backend_dev_name
+        bad = next(get(i) for i in range(state.ggml.ggml_backend_dev_count()) if name(get(i)) == b"Fake0")
+        print(json.dumps([first, context(bad)]))
+        """,
+        str(mmproj),
+    )
+    assert found[0] == "Fake1"
+    assert "Fake0 (a device that fails) cannot be used" in found[1]
+
+
 def test_a_hanging_device_holds_nobody_else(plugged: World) -> None:
     """One thread hangs in the device; another one's model on the CPU computes, and the process can be ended."""
     script(
@@ -362,6 +532,7 @@ def test_in_a_child_and_in_threads(plugged: World) -> None:
             order("", 0)
             return [rows.count("RuntimeError") + rows.count("ValueError"), cpu == expected, compute(load()) == expected]
         expected = compute(load(n_gpu_layers=0))
+        load()  # the device is trusted
         parent = both()
         reader, writer = os.pipe()
         if not os.fork():

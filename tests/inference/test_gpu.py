@@ -441,6 +441,68 @@ def test_device_that_cannot_be_made(gguf_file: Models, failing_device: dict[str,
     assert any("they stay on the CPU" in text for text in warned)
 
 
+#: Two pretended GPUs; `used`: names of the devices that llama.cpp says it uses, `opened`: a bit for each that was the current one.
+TWO = """
+import warnings
+driver = ctypes.CDLL(None)
+opened = ctypes.c_int.in_dll(driver, "opened")
+said, lines = [], []
+warnings.showwarning = lambda message, *others: said.append(str(message))
+warnings.simplefilter("always")
+@llama_cpp.llama_log_callback
+def log(level, text, data):
+    lines.append(text.decode("utf-8", "replace"))
+llama_cpp.llama_log_set(log, ctypes.c_void_p())
+def attempt(**settings):
+    del lines[:]
+    try:
+        load(sys.argv[1], verbose=True, **settings)
+    except Exception as problem:
+        return str(problem)
+    return [line.split("using device ")[1].split(" ")[0] for line in lines if "using device " in line]
+NONE = llama_cpp.LLAMA_SPLIT_MODE_NONE
+"""
+pretended = pytest.mark.skipif(PREFIX != "CUDA" or FAILING_DRIVER is None, reason="no CUDA driver that pretends two devices")
+
+
+@pretended
+def test_a_gpu_without_code(gguf_file: Models) -> None:
+    """A GTX 960 beside an H100: the plugin's real kernels start on one only. The other is left out, with CUDA's reason."""
+    assert FAILING_DRIVER is not None
+    script = """
+        named = [attempt(split_mode=NONE, main_gpu=0), opened.value, attempt(split_mode=NONE, main_gpu=1), opened.value]
+        from llama_cpp import __main__ as report
+        rows = {row["name"]: row.get("left_out") for row in report.report()["devices"]}
+        print(json.dumps([named, attempt(), attempt(tensor_split=[1, 0]), attempt(n_gpu_layers=0), said, rows]))
+    """
+    done = python(TWO + textwrap.dedent(script), gguf_file("F16"), LD_PRELOAD=FAILING_DRIVER, DEVICES="5.2 9.0")
+    named, both, first, on_cpu, said, rows = answer(done)
+    reason = "CUDA0 (pretended GPU) cannot be used: CUDA error: no kernel image is available for execution on the device"
+    assert named == [reason, 1, ["CUDA1"], 3]
+    assert both == on_cpu == ["CUDA1"]
+    assert first == reason
+    (warning,) = said
+    assert "CUDA0 (pretended GPU): CUDA error: no kernel image is available" in warning
+    assert rows["CUDA1"] is None
+    assert "no kernel image" in rows["CUDA0"]
+
+
+@pretended
+@pytest.mark.parametrize(("number", "reason"), [(6, "it computes wrongly"), (7, "out of memory")])
+def test_a_gpu_that_computes_wrongly_or_not(gguf_file: Models, number: int, reason: str) -> None:
+    """One of two GPUs of a kind: without memory for a context, say, since another process took it all."""
+    assert FAILING_DRIVER is not None
+    script = f"""
+        for name, value in (("failing_driver", {number}), ("failing_device", 0)):
+            ctypes.c_int.in_dll(driver, name).value = value
+        print(json.dumps([attempt(), said]))
+    """
+    used, said = answer(python(TWO + textwrap.dedent(script), gguf_file("F16"), LD_PRELOAD=FAILING_DRIVER, DEVICES="9.0 9.0"))
+    assert used == ["CUDA1"]
+    assert len(said) == 1
+    assert reason in said[0]
+
+
 @failing
 @pytest.mark.parametrize("number", [4, 5])
 def test_driver_that_crashes_or_hangs(gguf_file: Models, number: int, failing_device: dict[str, str]) -> None:

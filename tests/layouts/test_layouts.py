@@ -248,7 +248,16 @@ def test_old_driver(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path])
     found = look(python, folders=[ours, nvidia[kit.major]], driver=kit.driver, version=OLD)
     assert (found["state"], found["devices"]) == ("loaded", 0)
     assert "CUDA driver version is insufficient for CUDA runtime version" in found["reason"]
+    assert found["reason"].endswith("; the driver is for CUDA 11.4)")
     assert "driver version is insufficient" in found["warnings"][0]
+
+
+def test_the_oldest_driver(kit: Kit, python: Path, ours: Path, nvidia: dict[str, Path]) -> None:
+    """NVIDIA's own runtime, newer than the label's bound, takes a driver of just that bound."""
+    (bound,) = kit.variant.table.properties["nvidia"]["cuda_version_lower_bound"]
+    major, minor = map(int, bound.split("."))
+    found = look(python, folders=[ours, nvidia[kit.major]], driver=kit.driver, version=str(1000 * major + 10 * minor))
+    assert "no CUDA-capable device is detected" in found["reason"]
 
 
 def test_no_packages(kit: Kit, python: Path, ours: Path) -> None:

@@ -86,9 +86,8 @@ def test_functions_that_read_models() -> None:
     text = (ROOT / "llama_cpp" / "_backends.py").read_text(encoding="utf-8")
     rows = [row for name in ("llama", "mtmd") for row in re.findall(r"(?m)^GUARD.+", (GUARD / f"{name}.inc").read_text())]
     reading = {re.findall(r"(\w+), \(", row)[0] for row in rows if re.search(r"\b(llama_model|mtmd_context)_params ", row)}
-    hooked = re.search(r"_MODEL_FUNCTIONS = \((.*?)\)", text, re.DOTALL)
-    assert hooked is not None
-    assert set(re.findall(r'"(\w+)"', hooked[1])) == reading
+    hooked = "".join(re.findall(r"_(?:MODEL|PROJECTOR)_FUNCTIONS = \((.*?)\)", text, re.DOTALL))
+    assert set(re.findall(r'"(\w+)"', hooked)) == reading
 
 
 def test_no_function_is_guarded_and_exempt() -> None:

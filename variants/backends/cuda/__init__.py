@@ -31,8 +31,8 @@ from ...terminal.console import console
 from ..backend import Backend, Lists, Properties
 from ..toolkit import Linked, Piece, Request, Toolkit, linked, stub
 
-#: Number of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
-_RECIPE = 1
+#: Numbers of the recipes that make a toolkit of packages (:func:`_finish_nvcc`, :func:`_finish_clang`).
+_RECIPES = {"cuda13": 1, "cuda12": 2}
 _USUAL = (Path("/usr/local"), Path("/opt"))  # where NVIDIA's installers and distributions put a toolkit
 _NVCC = "nvidia-cuda-nvcc"  # on the index, nvcc itself comes with CUDA 13 and newer
 _PTXAS = "nvidia-cuda-nvcc-cu12"  # that of CUDA 12 has ptxas and headers, but no compiler
@@ -136,7 +136,7 @@ def _table(request: Request) -> Cuda:
 def _assembled(request: Request) -> packages.Packages | None:
     """The pinned packages of this variant's toolkit, where there are any."""
     pins = _pins(request)
-    return packages.read(pins, _RECIPE) if pins.is_file() else None
+    return packages.read(pins, _RECIPES.get(request.variant, 1)) if pins.is_file() else None
 
 
 def _pins(request: Request) -> Path:
@@ -255,7 +255,7 @@ _TRIPLES = {
 def _everywhere(variant: str) -> tuple[str, ...]:
     """The platforms for which a variant's plugin is compiled on any machine: clang's, where the index has no nvcc."""
     pins = Path(__file__).parent / f"{variant}.txt"
-    return tuple(_TRIPLES) if pins.is_file() and _NVCC not in packages.read(pins, _RECIPE).versions else ()
+    return tuple(_TRIPLES) if pins.is_file() and _NVCC not in packages.read(pins, 0).versions else ()
 
 
 def _across(request: Request, home: Path, folder: Path) -> None:
@@ -337,7 +337,7 @@ def _finish_clang(request: Request, site: Path, prefix: Path, folder: Path) -> N
     (site / "ziglang").rename(folder / "ziglang")
     shutil.copytree(next(prefix.glob("lib*/clang/*/include")), folder / "clang" / "include")
     shutil.copytree(_pins(request).with_suffix(""), folder, dirs_exist_ok=True)  # programs of ours
-    wanted = packages.read(_pins(request), _RECIPE)
+    wanted = packages.read(_pins(request), _RECIPES.get(request.variant, 1))
     (home / "version").write_text(f"{wanted.versions[_PTXAS]}\n")
     with (folder / "bin" / "clang++").open("a", encoding="utf-8") as script:  # compiler caches know a compiler by its file
         script.write(f"# {wanted.folder.name}\n")
@@ -442,7 +442,7 @@ def _kit(request: Request, table: Cuda, home: Path, version: str, found: str) ->
         "cuda",
         pieces,
         "\n".join(remedies),
-        (*_cmake(request, table, home, nvcc), *_by_host(request, link)),
+        (*_cmake(request, table, home, nvcc), *_packed(version), *_by_host(request, link)),
         _facts(request, table, f"nvcc {version}"),
         home,
         f"nvcc {version} {home} {request.system.name if request.system else ''}",
@@ -472,6 +472,17 @@ def _cmake(request: Request, table: Cuda, home: Path, compiler: Path) -> tuple[s
         launcher = f"cmake;-E;env;CCACHE_COMPILERTYPE={kind};{request.toolchain.launcher}"
         arguments.append(f"-DCMAKE_CUDA_COMPILER_LAUNCHER={launcher}")
     return tuple(arguments)
+
+
+def _packed(version: str) -> tuple[str, ...]:
+    """How nvcc of CUDA 12 packs machine code: in the way that every driver for CUDA 12 unpacks (LZ4).
+
+    ggml asks for `-compress-mode=size` (zstd), which drivers before CUDA 12.4 refuse with "device kernel image is invalid".
+    Every driver for CUDA 13 knows that.
+    """
+    if Version(version).major > 12:
+        return ()
+    return ("-DGGML_CUDA_COMPRESSION_MODE=speed", "-DCMAKE_CUDA_FLAGS=-Xfatbin=-compress-all")
 
 
 def _by_host(request: Request, link: Linked) -> tuple[str, ...]:

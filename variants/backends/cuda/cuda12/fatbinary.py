@@ -7,7 +7,9 @@ import ctypes
 import pathlib
 import sys
 
-MODE = "-compress-mode=size"  # as ggml asks of nvcc (GGML_CUDA_COMPRESSION_MODE)
+#: Machine code in the compression that every driver for CUDA 12 unpacks (LZ4). ggml asks nvcc for `size` (zstd), which drivers
+#: before 12.4 refuse.
+PACKED = (b"-compress-mode=speed", b"-compress-all")
 
 
 def main(library: str, arguments: list[str]) -> None:
@@ -21,7 +23,7 @@ def main(library: str, arguments: list[str]) -> None:
             text = nv.nvFatbinGetErrorString(code) or b"unknown error"
             sys.exit(f"fatbinary: {name}: {text.decode()}")
 
-    options = [b"-64", b"-cuda", MODE.encode()]
+    options = [b"-64", b"-cuda", *PACKED]
     call("nvFatbinCreate", ctypes.byref(handle), (ctypes.c_char_p * len(options))(*options), ctypes.c_size_t(len(options)))
     out = arguments[arguments.index("--create") + 1]
     for argument in arguments:
