@@ -49,7 +49,7 @@ KNOWN = (
         r"driver version is insufficient|forward compatibility was attempted",
         "CUDA driver version is insufficient for CUDA runtime version",
         "NVIDIA's driver is older than the CUDA of this wheel.",
-        "Update the driver (580 or newer for cuda13, 550 for cuda12), or install the wheel `vulkan`.",
+        "Update the driver (580 or newer for cuda13, 525 for cuda12), or install the wheel `vulkan`.",
     ),
     Known(
         "no code for this GPU",

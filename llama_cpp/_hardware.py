@@ -22,7 +22,7 @@ _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}  # others dr
 _KFD = "sys/class/kfd/kfd/topology/nodes"
 #: Labels of the wheels for NVIDIA's GPUs: the oldest CUDA of the driver, and the oldest compute capability. As variants/cuda*.toml
 #: says (tests/unit/test_doctor.py compares).
-CUDA_LABELS = (("cuda13", (13, 0), (7, 5)), ("cuda12", (12, 4), (6, 1)))
+CUDA_LABELS = (("cuda13", (13, 0), (7, 5)), ("cuda12", (12, 0), (6, 1)))
 
 
 class Gpu(NamedTuple):

@@ -273,7 +273,7 @@ def _plugins(patient: Patient) -> None:
             verb = "was not loaded: " if plugin["state"] == "failed" else ""
             packages = re.search(r"\((pip install [^)]*)\)", reason)
             helps = packages[1] if packages else known.line if known else ""
-            patient.gpu_fails = patient.gpu_fails or "device fails" in reason
+            patient.gpu_fails = patient.gpu_fails or re.search(r"devices? fails?\b", reason) is not None
             if patient.hardware.gpus or patient.gpu_fails:
                 report.warning(f"GPU plugin {name} {verb}{reason}", helps)
             else:
