@@ -29,7 +29,6 @@ from . import smoke, standins, worlds
 
 #: What the smoke inference needs. NumPy: the newest whose Windows build wine 8 can load.
 _TOOLS = ("gguf>=0.17", "pytest>=8", "numpy<2.2")
-_WINDOWS_TESTS = "test_windows.py"
 #: Processors that qemu emulates, and the CPU plugin that each must get. (An A64FX has SVE, and lacks the dot product that ggml's
 #: plugins for SVE want, too; `max` has SVE2 and SME.)
 ARM_CPUS = {"cortex-a53": "cpu-armv8.0_1", "cortex-a76": "cpu-armv8.2_2", "a64fx": "cpu-armv8.0_1", "max": "cpu-armv9.2_2"}
@@ -61,7 +60,7 @@ def test(wheel: Path, build_dir: Path) -> None:
     tools = toolchain.find("zig", folder.parent / "toolchains", platform)  # not the build's: this may be another installation
     files, more = [*smoke.PORTABLE], {}
     if platform.system == "Windows":
-        files.append(_WINDOWS_TESTS)
+        files.append(smoke.WINDOWS_TESTS)
         more["LLAMA_CPP_TEST_STANDIN"] = world.path(standins.plugin(tools, folder, log))
     processors = _processors(platform, world)
     for words, command, expected in processors:

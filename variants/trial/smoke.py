@@ -38,7 +38,8 @@ _TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test ar
 #: Those of a wheel's GPU plugin, and of ggml's RPC plugin.
 GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
 _DRIVER_ERRORS = "test_errors_gpu.py"
-_APART = (GPU_TESTS, _DRIVER_ERRORS, _RPC_TESTS)
+WINDOWS_TESTS = "test_windows.py"
+_APART = (GPU_TESTS, _DRIVER_ERRORS, _RPC_TESTS, WINDOWS_TESTS)
 #: Processors that qemu emulates, and the CPU plugin that each must get.
 OLD_CPUS = {"Nehalem": "cpu-sse42", "SandyBridge": "cpu-sandybridge", "IvyBridge": "cpu-ivybridge", "Haswell": "cpu-haswell"}
 
