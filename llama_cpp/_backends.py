@@ -445,7 +445,8 @@ class _Backends:
             if refused:
                 raise RuntimeError(refused.decode("utf-8", "replace"))
             self.settle_devices(ask=False)
-            self._warn(wants_gpu)
+            # A projector of upstream's always asks for one; in the CPU wheel that is no wish of the user's.
+            self._warn(wants_gpu and (bool(self.gpu) or getattr(parameters, "n_gpu_layers", 0) != 0))
 
     def ask(self, gpu: bool, model: bool = False) -> None:
         """Load what waited: the user's own plugin, and with `gpu` the GPU plugins. A second call does nothing.
@@ -668,5 +669,8 @@ if hasattr(os, "register_at_fork"):
 
     def _renew_lock() -> None:
         state.lock = threading.RLock()  # another thread of the parent may have held it
+        errors: Any = sys.modules.get(__name__.rpartition(".")[0] + "._errors")
+        if errors is not None:
+            errors.renew()
 
     os.register_at_fork(after_in_child=_renew_lock)

@@ -242,7 +242,6 @@ class _Listener:
         self.ours = ctypes.cast(self.callback, ctypes.c_void_p)
         # An item of a CDLL is a function of its own: upstream's have other argument types.
         self.get, self.set = library["llama_log_get"], library["llama_log_set"]
-        self.places = ctypes.byref(self.before), ctypes.byref(self.data)
         self.places_now = ctypes.byref(self.now), ctypes.byref(self.data_now)
 
     def _hear(self, level: int, text: bytes, data: Any) -> None:
@@ -259,8 +258,10 @@ class _Listener:
             self.listening += 1
             if self.listening == 1:
                 self.lines = []
-                self.get(*self.places)
-                self.set(self.ours, None)
+                self.get(*self.places_now)
+                if self.now.value != self.ours.value:  # else another thread put ours back: what was before it still holds
+                    self.before.value, self.data.value = self.now.value, self.data_now.value
+                    self.set(self.ours, None)
 
     def stop(self) -> list[str]:
         with self.lock:
@@ -273,6 +274,12 @@ class _Listener:
 
 
 _listeners: dict[str, _Listener] = {}
+
+
+def renew() -> None:
+    """In the child of a fork: no thread of the parent listens here."""
+    for listener in _listeners.values():
+        listener.lock, listener.listening = threading.Lock(), 0
 
 
 def _listener(library: Any) -> _Listener | None:

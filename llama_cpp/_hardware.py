@@ -9,6 +9,7 @@ Sizes are bytes. Imports nothing of this package: it must work where the librari
 from __future__ import annotations
 
 import os
+import platform as _platform
 import re
 import shutil
 import subprocess
@@ -23,6 +24,13 @@ _KFD = "sys/class/kfd/kfd/topology/nodes"
 #: Labels of the wheels for NVIDIA's GPUs: the oldest CUDA of the driver, and the oldest compute capability. As variants/cuda*.toml
 #: says (tests/unit/test_doctor.py compares).
 CUDA_LABELS = (("cuda13", (13, 0), (7, 5)), ("cuda12", (12, 0), (6, 1)))
+#: Labels for GPUs of NVIDIA, AMD and Intel by platform, as the matrix has them; no entry: the plain wheel alone.
+LABELS = {
+    "linux_x86_64": ("cuda12", "cuda13", "vulkan"),
+    "linux_aarch64": ("cuda12", "cuda13", "vulkan"),
+    "win_amd64": ("cuda12", "vulkan"),
+    "win_arm64": ("vulkan",),
+}
 
 
 class Gpu(NamedTuple):
@@ -75,13 +83,14 @@ def find(root: str | None = None) -> Hardware:
 
 
 def label(found: Hardware) -> str:
-    """The label of the wheel that suits these GPUs ("" where there is none)."""
+    """The label of the wheel that suits these GPUs ("" where there is none, or none for this platform)."""
+    labels = LABELS.get(platform(), ())
     nvidia = [gpu for gpu in found.gpus if gpu.vendor == "NVIDIA"]
     best = max((_version(gpu.compute) for gpu in nvidia), default=(0,))
     for name, cuda, compute in CUDA_LABELS:
-        if nvidia and _version(found.cuda) >= cuda and best >= compute:
+        if nvidia and name in labels and _version(found.cuda) >= cuda and best >= compute:
             return name
-    return "vulkan" if found.gpus else ""
+    return "vulkan" if found.gpus and "vulkan" in labels else ""
 
 
 def command(wanted: str, installer: str, index: str = "INDEX") -> str:
@@ -101,11 +110,12 @@ def unused(installer: str) -> str:
     """The warning of a wheel without GPU plugin, where layers were to go to a GPU."""
     found = find()
     if not found.gpus:
+        none = ", and no GPU was found in this machine" if _linux() else ""  # elsewhere only NVIDIA's are looked for
         return (
-            "n_gpu_layers asks for a GPU, but this is the CPU wheel, and no GPU was found in this machine: every layer stays on the"
-            " CPU. n_gpu_layers=0 ends this warning."
+            f"n_gpu_layers asks for a GPU, but this is the CPU wheel{none}: every layer stays on the CPU. n_gpu_layers=0 ends this"
+            " warning."
         )
-    if sys.platform == "darwin":
+    if not label(found):
         return f"n_gpu_layers asks for a GPU, but this is the CPU wheel: {found.names} stays unused."
     return (
         f"n_gpu_layers asks for a GPU, but this is the CPU wheel: {found.names} stays unused. The wheel for it (INDEX is"
@@ -150,6 +160,24 @@ class _Files:
         return os.path.exists(self.path(name))
 
 
+def libc() -> str:
+    """This Python's C library: ``glibc 2.36``, ``musl``, or "" on other systems."""
+    if not _linux():
+        return ""
+    try:
+        return str(os.confstr("CS_GNU_LIBC_VERSION") or "musl")
+    except (AttributeError, OSError, ValueError):
+        return "musl"
+
+
+def platform() -> str:
+    """This platform as the matrix names it: ``linux_x86_64``, ``win_amd64``."""
+    system = (
+        ("musllinux" if libc() == "musl" else "linux") if _linux() else {"win32": "win", "darwin": "macosx"}.get(sys.platform, "")
+    )
+    return f"{system}_{_platform.machine().lower()}"
+
+
 def _linux() -> bool:
     return sys.platform.startswith("linux")
 
@@ -178,14 +206,16 @@ def ask(*words: str) -> tuple[str | None, str]:
     if program is None:
         return None, f"there is no {words[0]} on PATH"
     try:
-        done = subprocess.run([program, *words[1:]], capture_output=True, stdin=subprocess.DEVNULL, timeout=10)
+        done = subprocess.Popen([program, *words[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, problems = done.communicate(timeout=10)
     except subprocess.TimeoutExpired:
+        done.kill()  # not waited for: one that hangs in the kernel's driver does not die
         return None, f"{words[0]} gave no answer in 10 seconds"
     except OSError as error:
         return None, f"{words[0]}: {error.strerror}"
-    text = done.stdout.decode("utf-8", "replace")
+    text = out.decode("utf-8", "replace")
     if done.returncode:
-        lines = (text + done.stderr.decode("utf-8", "replace")).strip().splitlines()
+        lines = (text + problems.decode("utf-8", "replace")).strip().splitlines()
         return None, f"{words[0]} fails: {lines[0] if lines else done.returncode}"
     return text, ""
 

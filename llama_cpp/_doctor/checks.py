@@ -16,7 +16,8 @@ from .findings import Report
 from .screen import Screen
 
 _IMPORT_LIMIT, _TOKENS_LIMIT, _MODEL_LIMIT = 60, 120, 600  # seconds
-_DRIVER_LIMIT = int(os.environ.get("LLAMA_CPP_DOCTOR_SECONDS", "60"))  # for a driver that is slow (or, in tests, hangs)
+_SECONDS = os.environ.get("LLAMA_CPP_DOCTOR_SECONDS", "")
+_DRIVER_LIMIT = int(_SECONDS) if _SECONDS.isdigit() else 60  # for a driver that is slow (or, in tests, hangs)
 
 
 _LITTLE = 1 << 30  # bytes free on a GPU
@@ -67,7 +68,9 @@ def examine(patient: Patient) -> None:
 def machine(patient: Patient) -> None:
     report = patient.report
     python = f"{platform.python_implementation()} {platform.python_version()}, {64 if sys.maxsize > 2**32 else 32} bits"
-    system = f"{platform.system()} {platform.release()}, {platform.machine()}" + (f", {install.libc()}" if install.libc() else "")
+    system = f"{platform.system()} {platform.release()}, {platform.machine()}" + (
+        f", {_hardware.libc()}" if _hardware.libc() else ""
+    )
     report.ok(f"{system}; {python}")
     report.facts["machine"] = {"system": system, "python": python, "place": patient.hardware.place}
     if patient.hardware.place:
@@ -139,7 +142,9 @@ def installation(patient: Patient) -> None:
     elif count:
         report.ok(f"{count} files are as the wheel had them")
     if hardware.gpus and installed.kind == "cpu":
-        report.warning(f"this is the CPU wheel: {hardware.names} stays unused", patient.reinstall(_hardware.label(hardware)))
+        label = _hardware.label(hardware)
+        helps = patient.reinstall(label) if label else "No wheel for this system uses it."
+        report.warning(f"this is the CPU wheel: {hardware.names} stays unused", helps)
 
 
 def _again(patient: Patient) -> None:
@@ -294,6 +299,14 @@ def devices(patient: Patient) -> None:
     patient.screen.steps = patient.screen.step + 2 * len(listed)
     results = report.facts["devices"] = []
     for index, device in enumerate(listed):
+        if device.get("left_out"):
+            known = _errors.explained(device["left_out"])
+            helps = known.line if known else "Update the GPU's driver."
+            report.error("{name}, {description}: left out of the devices that compute: {left_out}".format(**device), helps)
+            results.append(
+                {"name": device["name"], "type": device["type"], "memory_free": 0, "right": False, "died": device["left_out"]}
+            )
+            continue
         memory = "{} of {} free".format(_gib(device["memory_free"]), _gib(device["memory_total"]))
         what = "{name}, {description}, {memory}".format(memory=memory, **device)
         outcome = patient.run(f"{device['name']} computes a graph", "graph", str(index), limit=_DRIVER_LIMIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -47,7 +48,8 @@ def run(task: str, *arguments: str, limit: int, waiting: Callable[[float, int], 
         finally:
             if child.poll() is None:
                 child.kill()
-                child.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel's driver does not die
+                    child.wait(5)
         seconds = time.monotonic() - began
         texts = []
         for file in (out, err):

@@ -59,13 +59,17 @@ def verdict(patient: checks.Patient) -> tuple[int, str, Finding | None]:
         return _BROKEN, "It does not work.", next(finding for finding in report.findings if finding.status == ERROR)
     rows = report.facts["devices"]
     others = [row for row in rows if row["type"] not in ("CPU", "accelerator")]
-    failing = [row["name"] for row in others if row["name"] not in patient.working]
+    asked = [row for row in others if row["type"] == "GPU"] or others  # llama.cpp leaves an integrated one beside them alone
+    failing = [row["name"] for row in others if not row["right"] or (row in asked and row["name"] not in patient.working)]
     computing = [row["name"] for row in others if row["name"] in patient.working and not _is_software(patient, row)]
     there = patient.hardware.names
+    if computing and failing:
+        told = "It works: tokens from {}. Not from {}.".format(", ".join(patient.working), ", ".join(failing))
+        return _WORKS, told, report.first(ERROR)
     if (there and not computing) or failing or patient.gpu_fails:
         what = there or ", ".join(failing) or "a GPU that the plugin found"
         return _CPU_ONLY, f"It works on the CPU only, though there is {what}.", report.first(ERROR, WARNING)
-    no_gpu = "" if there or others else " There is no GPU here."
+    no_gpu = "" if there or others else " There is no GPU here." if patient.hardware.libraries else " No NVIDIA GPU is here."
     return _WORKS, "It works: tokens from {}.{}".format(", ".join(patient.working), no_gpu), report.first(ERROR)
 
 

@@ -17,7 +17,7 @@ import sys
 from importlib import metadata
 from typing import Any, Callable, NamedTuple
 
-from .._hardware import Hardware
+from .._hardware import Hardware, libc
 
 _NAME = "llama_cpp_python"
 
@@ -115,16 +115,6 @@ def damaged(installed: Installed, waiting: Callable[[], None]) -> tuple[int, lis
 
 
 # -- tags --------------------------------------------------------------------------------------------------------------------
-
-
-def libc() -> str:
-    """This Python's C library: ``glibc 2.36``, ``musl``, or "" on other systems."""
-    if not sys.platform.startswith("linux"):
-        return ""
-    try:
-        return str(os.confstr("CS_GNU_LIBC_VERSION") or "musl")
-    except (AttributeError, OSError, ValueError):
-        return "musl"
 
 
 def misfit(tags: list[str]) -> str:

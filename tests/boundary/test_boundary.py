@@ -33,7 +33,7 @@ GGML = source.TREE / "vendor" / "llama.cpp" / "ggml"
 RENAMED = ("-Dggml_backend_init=llama_cpp_plugin_init", "-Dggml_abort=llama_cpp_plugin_abort")
 INCLUDED = ("-I", GGML / "include", "-I", GGML / "src", "-I", BOUNDARY, "-I", HERE)
 DEFINED = ("-DGGML_BACKEND_DL", "-DGGML_BACKEND_SHARED", "-DGGML_SHARED", "-DGGML_BACKEND_BUILD")
-FUNCTIONS = sorted(set(re.findall(r'act\("([\w.]+)"\)', (HERE / "fake.cpp").read_text(encoding="utf-8"))))
+FUNCTIONS = sorted(set(re.findall(r'act\("([\w.]+)"', (HERE / "fake.cpp").read_text(encoding="utf-8"))))
 #: Told, and no error: llama.cpp says that nothing of a state was saved, and upstream's save_state does not look; the report of what
 #: a backend was compiled for is empty.
 QUIET = {"buffer.get_tensor", "proc.ggml_backend_get_features"}
@@ -589,7 +589,7 @@ def test_another_boundary(world: World, zig: toolchain.Toolchain, tmp_path: Path
 
 
 def test_a_core_without_hooks(plugged: World) -> None:
-    """Loaded by ggml alone, the plugin's failures are told on stderr, and the caller gets what means failure."""
+    """Loaded by ggml alone, the plugin's failures are told on stderr; the caller gets what means failure, and llama.cpp's reason."""
     found = script(
         plugged,
         """
@@ -605,7 +605,7 @@ def test_a_core_without_hooks(plugged: World) -> None:
             print(json.dumps(str(error)))
         """,
     )
-    assert found == "llama_decode returned -3"
+    assert found.startswith("llama_decode returned -3")
 
 
 @pytest.mark.parametrize("interface", ["buffer_type", "buffer", "device", "reg", ""])

@@ -19,6 +19,7 @@ from llama_cpp import _errors, _hardware
 from llama_cpp._doctor import findings, install, privacy, processor, screen, tiny
 
 from variants import matrix
+from variants.platforms import PLATFORMS
 from variants.upstream.source import ROOT
 
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
@@ -90,7 +91,8 @@ def test_nvidia_with_everything(machine: Machine) -> None:
         ("8.9", "13.0", "cuda13"),
         ("8.9", "12.8", "cuda12"),
         ("6.1", "13.0", "cuda12"),
-        ("8.9", "12.2", "vulkan"),
+        ("8.9", "12.2", "cuda12"),
+        ("8.9", "11.8", "vulkan"),
         ("5.2", "13.0", "vulkan"),
     ],
 )
@@ -327,3 +329,10 @@ def test_screen(monkeypatch: pytest.MonkeyPatch, encoding: str, sign: str) -> No
     assert command in text
     assert max(len(line) for line in text.splitlines() if "--very" not in line) <= 80
     assert report.first(findings.WARNING) == report.findings[1]
+
+
+def test_labels_by_platform() -> None:
+    """Those of the matrix that can be built there, for GPUs whose maker the hardware tells."""
+    variants = [variant for variant in matrix.load().values() if variant.label and variant.table.plugin != "hip"]
+    found = {name: tuple(sorted(v.label for v in variants if v.label and name in v.buildable)) for name in PLATFORMS}
+    assert {name: labels for name, labels in found.items() if labels} == _hardware.LABELS

@@ -164,13 +164,13 @@ _SPACES = " \t\n\r\f\v"
 
 
 def _forced_driver(text: str) -> str | None:
-    """A driver's CUDA as uv 0.13 reads it in the provider's variable: a version (PEP 440) of two numbers or more; two count.
+    """A driver's CUDA as uv 0.13 reads it in the provider's variable: a version (PEP 440), of which two numbers count.
     It lists all versions from 11 on, `M` and `M.0` to `M.20` of each major, and gives up where those are more than 1024."""
     try:
-        release = Version(text.strip(_SPACES)).release if text.isascii() else ()
+        release = (*Version(text.strip(_SPACES)).release, 0) if text.isascii() else ()
     except ValueError:
         return None
-    if len(release) < 2 or max(release) >= 1 << 64 or (release[0] - 11) * 22 + release[1] + 2 > 1024:
+    if not release or max(release) >= 1 << 64 or (release[0] - 11) * 22 + release[1] + 2 > 1024:
         return None
     return f"{release[0]}.{release[1]}"
 
