@@ -589,7 +589,7 @@ def test_another_boundary(world: World, zig: toolchain.Toolchain, tmp_path: Path
 
 
 def test_a_core_without_hooks(plugged: World) -> None:
-    """Loaded by ggml alone, the plugin's failures are told on stderr; the caller gets what means failure, and llama.cpp's reason."""
+    """Loaded by ggml alone, the plugin's failures are told on stderr; the caller gets what means failure, and why."""
     found = script(
         plugged,
         """
