@@ -17,6 +17,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -120,7 +121,7 @@ struct Log {
 // Runs `call` as a trial in a thread of its own, where CUDA's last error and current device stay. Returns why it failed, or nothing.
 template <typename Call> std::string apart(Call call) {
     std::string reason;
-    std::thread([&] {
+    const auto trial = [&] {
         const Log log;
         reason = guard::why_not(call);
         const size_t last = reason.rfind(": ");
@@ -128,7 +129,12 @@ template <typename Call> std::string apart(Call call) {
         if (!reason.empty() && !log.error.empty()) {
             reason = log.error.find(cause) == std::string::npos ? log.error + "; " + reason : log.error;
         }
-    }).join();
+    };
+    try {
+        std::thread(trial).join();
+    } catch (const std::system_error & error) {  // a limit of threads
+        return std::string("its trial cannot be started: ") + error.what();
+    }
     return reason;
 }
 

@@ -31,9 +31,12 @@ def copy(source: Path, target: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path) -> None:
+    """The wheel's libraries, without its own GPU plugin."""
     target.mkdir(parents=True)
+    gpu = {plugin.path.name for plugin in llama_cpp._backends.state.gpu}
     for file in source.iterdir():
-        copy(file, target / file.name)
+        if file.name not in gpu:
+            copy(file, target / file.name)
 
 
 @pytest.fixture
