@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..errors import CommandError, UsageError
 from ..terminal import process
+from ..upstream.source import ROOT
 
 WIDTH = 90  # columns
 _INSTALL = "uv pip install --preview-features wheel-variants --index INDEX/simple/ llama-cpp-python"
@@ -57,22 +58,30 @@ def record(address: str, folder: Path) -> str:
 
     Raises:
         CommandError: the installation fails, or the doctor is not there.
-        UsageError: there is no uv in this environment, or no terminal on this system.
+        UsageError: there is no uv in this environment, no terminal on this system, or a path of this machine in what is printed.
     """
     env = process.environment(UV_NO_PROGRESS="1", PYTHONIOENCODING="utf-8", TERM="xterm-256color", COLUMNS=str(WIDTH))
-    for name in ("VIRTUAL_ENV", "NO_COLOR", "UV_PREVIEW_FEATURES"):
+    for name in ("NO_COLOR", "UV_PREVIEW_FEATURES", "UV_PYTHON", "PYTHONPATH"):  # nox sets UV_PYTHON to its own environment
         env.pop(name, None)
     uv = shutil.which("uv", path=env["PATH"])
     if uv is None:
         raise UsageError("There is no uv in this environment.", "Run through nox, or `pip install uv`.")
-    _terminal([uv, "venv", "--python", sys.executable, ".venv"], folder, env)
-    env["PATH"] = os.pathsep.join([str(folder / ".venv" / "bin"), env["PATH"]])
+    _terminal([uv, "venv", "--clear", "--python", sys.executable, ".venv"], folder, env)
+    env |= {"VIRTUAL_ENV": str(folder / ".venv"), "PATH": os.pathsep.join([str(folder / ".venv" / "bin"), env["PATH"]])}
     shown = []
     for line, codes in ((_INSTALL, {0}), (_DOCTOR, {0, 1})):  # 1: the CPU works, and a GPU does not
         words = [word.replace("INDEX/", address) for word in line.split()]
-        shown.append(f"\x1b[1;32m$\x1b[0m \x1b[1m{line}\x1b[0m\n{_terminal(words, folder, env, codes)}")
-    text = "\n".join(shown).replace(address, "INDEX/").replace(str(folder), "~")
-    return _KERNEL.sub(r"\1", text)
+        printed = _terminal(words, folder, env, codes)
+        if line == _DOCTOR and "Verdict" not in printed:  # Python's own exit code is 1 where the module is not there
+            raise CommandError(
+                f"`{line}` says nothing:\n{printed}", "Is the wheel in dist/ one of the current code? Build it again."
+            )
+        shown.append(f"\x1b[1;32m$\x1b[0m \x1b[1m{line}\x1b[0m\n{printed}")
+    text = _KERNEL.sub(r"\1", "\n".join(shown).replace(address, "INDEX/").replace(str(folder), "~"))
+    for private in (str(ROOT), str(Path.home()), str(folder.parent)):
+        if f"{private.rstrip('/')}/" in text and private != "/":
+            raise UsageError(f"The picture would show {private}.", f"Look for it in:\n{text}")
+    return text
 
 
 def _terminal(words: list[str], folder: Path, env: Mapping[str, str], codes: frozenset[int] | set[int] = frozenset({0})) -> str:
