@@ -343,6 +343,14 @@ def runs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def picture(session: nox.Session) -> None:
+    """Write docs/picture.svg: what a terminal shows of installing the wheels in dist/ and of the doctor, from a real run."""
+    ours(session, "docs/machines.md")
+    install(session, "installers")
+    session.run("python", "-m", "variants", "picture", *session.posargs)
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Write what of the documents is made from the code; make a site of them in build/docs-site, and check every link."""
     ours(session, "docs/machines.md")

@@ -72,7 +72,7 @@ def python(script: str, *arguments: object, **environment: str) -> subprocess.Co
     """Run a script, which has `load`, `generate` and `loaded`, in a new interpreter."""
     return subprocess.run(
         [*PYTHON, "-c", START + LOAD + textwrap.dedent(script), *map(str, arguments)],
-        env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
+        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def device() -> str:
 
     Asked in another process: this one must not open a driver before the tests that say so.
     """
-    done = subprocess.run([*PYTHON, "-m", "llama_cpp", "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*PYTHON, "-m", "llama_cpp", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
     report = json.loads(done.stdout)
     found = [row["name"] for row in report["devices"] if row["name"].startswith(PREFIX)]
     if not found:
@@ -101,7 +103,9 @@ def device() -> str:
 def test_report_names_the_tools() -> None:
     """What the plugin was built with, and for which core, stands in the report of a wheel that has one."""
     assert PLUGIN is not None
-    done = subprocess.run([*PYTHON, "-m", "llama_cpp", "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*PYTHON, "-m", "llama_cpp", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
     report = json.loads(done.stdout)
     assert report["gpu_plugin"]["name"] == PLUGIN.name
     assert report["gpu_plugin"]["core"] == report["core"]["fingerprint"]

@@ -73,7 +73,7 @@ print(json.dumps(plugin.as_dict()))
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "LLAMA_CPP_LIB_PATH": str(lib), "PYTHONPATH": paths, **environment},
-        capture_output=True, text=True, timeout=300, cwd=lib.parent,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, cwd=lib.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -120,7 +120,9 @@ print(ascii(name.value), ascii({str(mine)!r}))
 """
     paths = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(tmp_path / "site")])
     env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(lib), "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
     assert "torch" in done.stdout.split()[0], done.stdout + done.stderr
 
 
@@ -148,7 +150,7 @@ def test_long_path(tmp_path: Path) -> None:
     env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", "import llama_cpp; print(llama_cpp._backends.state.cpu[0].path)"],
-        env=env, capture_output=True, text=True, timeout=300,
+        env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0 or str(folder)[:40] in done.stderr, done.stderr
 
@@ -156,7 +158,7 @@ def test_long_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["cp437", "cp1252", "utf-8"])
 def test_report_in_a_console_of(encoding: str) -> None:
     """``python -m llama_cpp`` in cmd and PowerShell, whose encodings have not every letter."""
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-m", "llama_cpp"], env=env, capture_output=True, timeout=300)
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "LLAMA_CPP_BACKENDS": "cpu"}
+    done = subprocess.run([sys.executable, "-m", "llama_cpp"], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "llama-cpp-python" in done.stdout.decode(encoding)

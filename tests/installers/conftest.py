@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.installers import real as real_wheels
 from tests.installers.tools import publish, small_wheels
 from variants.index import serve
 
@@ -55,3 +56,11 @@ def offer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     publish(folder / "dist", folder / "site")
     with serving(folder / "site") as address:
         yield folder / "site", address
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, str]]:
+    """dist/, site/ and address of :func:`tests.installers.real.offer`. Not to be changed."""
+    dist, site = real_wheels.offer(tmp_path_factory.mktemp("real"))
+    with serving(site) as address:
+        yield dist, site, address

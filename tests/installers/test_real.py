@@ -12,39 +12,20 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.installers.conftest import serving
-from tests.installers.tools import FEATURE, ROOT, UV, ledger_of, publish, stand_in
+from tests.installers.real import NEEDS_REAL, REAL, VERSION
+from tests.installers.tools import FEATURE, ROOT, UV, ledger_of, publish
 from variants import matrix
 from variants.choice import explain, listing, machine
 from variants.index import index
-from variants.steps import label
-from variants.steps.assemble import CORE
-from variants.upstream import source
 from variants.wheel import archive
 
-DIST = ROOT / "dist"
-VERSION = source.read_pin().version
-
-
-def for_everybody(path: Path) -> bool:
-    """Is this a wheel of ours, and not one for its builder's own GPU (`--arch`), which has no place in an index?"""
-    name, *_, tags = archive.parse_name(archive.plain_path(path))
-    variant = matrix.labelled(archive.split_label(path.name)[1])
-    if name != listing.PROJECT or variant is None:
-        return False
-    described = archive.contents(path).get(matrix.DESCRIPTION)
-    return matrix.as_built(variant, described, [tag.platform for tag in tags]) is variant
-
-
-REAL = [path for path in sorted(DIST.glob("*.whl")) if for_everybody(path)]
-pytestmark = pytest.mark.skipif(not REAL, reason="dist/ has no wheel: `nox -s build_variant -- cpu` makes one")
+pytestmark = NEEDS_REAL
 GENERATE = """
 import json, sys, tempfile, pathlib
 sys.path.insert(0, {inference!r})
@@ -62,37 +43,6 @@ GPUS = {
     "RTX 3060, CUDA 12.8": {"driver": "12.8", "sm": "8.6"},
     "RTX 5090, CUDA 13.0": {"driver": "13.0", "sm": "12.0"},
 }
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, str]]:
-    """dist/, site/ and address: the real wheels, and the plain one with each label (without CUDA's packages: 400 MB each)."""
-    folder = tmp_path_factory.mktemp("real")
-    dist = folder / "dist"
-    dist.mkdir()
-    for path in REAL:
-        shutil.copy(path, dist)
-    for path in REAL:
-        if archive.split_label(path.name)[1] is None:
-            for variant in matrix.load().values():
-                labelled = dist / f"{path.stem}-{variant.label}.whl"
-                there = {platform.name for platform in archive.platforms_of(path)} <= set(variant.published)
-                if variant.label and there and not labelled.exists():
-                    bare = msgspec.structs.replace(variant, table=msgspec.structs.replace(variant.table, runtime=matrix.Runtime()))
-                    labelled_with(path, bare, dist)
-    publish(dist, folder / "site")
-    with serving(folder / "site") as address:
-        yield dist, folder / "site", address
-
-
-def labelled_with(plain: Path, variant: matrix.Variant, dist: Path) -> None:
-    """The real wheel with a label, and with a plugin of its core that cannot be loaded."""
-    (platform,) = {known.name for known in archive.platforms_of(plain)}
-    files = archive.contents(plain)
-    extra = stand_in(variant, platform, str(json.loads(files[CORE])["fingerprint"]))
-    with tempfile.TemporaryDirectory() as folder:
-        archive.write(Path(folder) / plain.name, extra | files, 1_700_000_000)
-        label.label(Path(folder) / plain.name, variant, dist)
 
 
 def generated(address: str, folder: Path, requirement: str = "llama-cpp-python", **extra: str) -> tuple[str, str]:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 from .. import platforms
 from ..errors import UsageError
+from ..index import index, serve
 from ..release import pipeline, runs
+from ..terminal import disk
 from ..terminal.console import console
-from ..trial import bare_machine, bench, foreign, installed, old_systems, smoke
+from ..trial import bare_machine, bench, foreign, installed, old_systems, picture, smoke
+from ..upstream.source import ROOT
 from ..wheel import archive
 from . import group
 from .group import Steps
+
+_PICTURE = ROOT / "docs" / "picture.svg"
 
 
 def configure(steps: Steps) -> None:
@@ -76,6 +84,11 @@ def _configure_measuring(steps: Steps) -> None:
 
     text = "Collect the records of the wheels in dist/ and write docs/runs.md: what was built, and what ran where."
     group.add_dist(steps.add("runs", text, _runs))
+
+    text = (
+        "Install from an index of the wheels in dist/, run the doctor, and write docs/picture.svg: what a terminal shows of both."
+    )
+    group.add_dist(steps.add("picture", text, _picture))
 
 
 def _test(options: argparse.Namespace) -> None:
@@ -143,3 +156,23 @@ def _runs(options: argparse.Namespace) -> None:
         console.print(f"{runs.KEPT / file.name}")
     runs.PAGE.write_text(runs.markdown(), encoding="utf-8")
     console.print(str(runs.PAGE))
+
+
+def _picture(options: argparse.Namespace) -> None:
+    here = [path for path in sorted(options.dist.glob("*.whl")) if platforms.here() in archive.platforms_of(path)]
+    if not here:
+        raise UsageError("There is no wheel of this platform in dist/.", "Build one: `nox -s build_variant -- cpu`.")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in ("dist", "user"):
+            (folder / kind).mkdir()
+        for path in here:
+            shutil.copy(path, folder / "dist")
+        index.publish(folder / "dist", folder / "site", folder / "published.jsonl")
+        with serve.server(folder / "site", 0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            text = picture.record(f"http://127.0.0.1:{server.server_port}/", folder / "user")
+            server.shutdown()
+    with disk.replacing(_PICTURE) as part:
+        part.write_text(picture.svg(text), encoding="utf-8")
+    console.print(str(_PICTURE))
