@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from contextlib import closing
 from pathlib import Path
@@ -68,12 +69,23 @@ def loaded():
 """
 
 
+def started(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these words. Its output goes through files: a pipe stays open while programs of wine's, which the first
+    window starts, have it too."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        done = subprocess.run(
+            [*PYTHON, *words], env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=600
+        )
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+    return subprocess.CompletedProcess(done.args, done.returncode, *texts)
+
+
 def python(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script, which has `load`, `generate` and `loaded`, in a new interpreter."""
-    return subprocess.run(
-        [*PYTHON, "-c", START + LOAD + textwrap.dedent(script), *map(str, arguments)],
-        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    return started("-c", START + LOAD + textwrap.dedent(script), *map(str, arguments), **environment)
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> Any:
@@ -88,9 +100,7 @@ def device() -> str:
 
     Asked in another process: this one must not open a driver before the tests that say so.
     """
-    done = subprocess.run(
-        [*PYTHON, "-m", "llama_cpp", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
-    )
+    done = started("-m", "llama_cpp", "--json")
     report = json.loads(done.stdout)
     found = [row["name"] for row in report["devices"] if row["name"].startswith(PREFIX)]
     if not found:
@@ -103,9 +113,7 @@ def device() -> str:
 def test_report_names_the_tools() -> None:
     """What the plugin was built with, and for which core, stands in the report of a wheel that has one."""
     assert PLUGIN is not None
-    done = subprocess.run(
-        [*PYTHON, "-m", "llama_cpp", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
-    )
+    done = started("-m", "llama_cpp", "--json")
     report = json.loads(done.stdout)
     assert report["gpu_plugin"]["name"] == PLUGIN.name
     assert report["gpu_plugin"]["core"] == report["core"]["fingerprint"]
