@@ -95,10 +95,7 @@ def linker(toolchain: Toolchain, glibc: str, write: bool = True) -> Path:
         text = compiler.read_text(encoding="utf-8")
         target = re.sub(r"\.\d+\.\d+$", f".{glibc}", toolchain.platform.zig)
         text = text.replace(f"-target {toolchain.platform.zig}", f"-target {target}").replace("exec ", f"{_ONE_RUNTIME}exec ")
-        if not script.is_file() or script.read_text(encoding="utf-8") != text:
-            with disk.replacing(script) as part:
-                part.write_text(text, encoding="utf-8")
-                part.chmod(0o755)
+        _keep(script, text, 0o755)
     return script
 
 
@@ -107,10 +104,17 @@ def cmake_file(toolchain: Toolchain, write: bool = True) -> Path:
     file = Path(toolchain.cxx).with_name("toolchain.cmake")
     pairs = [argument.removeprefix("-D").partition("=") for argument in toolchain.cmake]
     text = "".join(f'set({name} "{value}")\n' for name, _, value in pairs if not name.endswith("_LAUNCHER"))
-    if write and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+    if write:
+        _keep(file, text, 0o644)
+    return file
+
+
+def _keep(file: Path, text: str, mode: int) -> None:
+    """Write `file`, unless it has this text already: a build tool that knows it by its date starts nothing anew."""
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
         with disk.replacing(file) as part:
             part.write_text(text, encoding="utf-8")
-    return file
+            part.chmod(mode)
 
 
 _ONE_RUNTIME = """for argument do
@@ -174,10 +178,8 @@ def _zig(build_dir: Path, platform: Platform, cache: Path | None, write: bool) -
     for tool, words in tools.items():
         text = _script(f"zig {version}", home, zig_cache, words, compiling if tool in ("cc", "c++") else "")
         script = folder / platforms.executable(tool)
-        if write and (not script.is_file() or script.read_text(encoding="utf-8") != text):
-            with disk.replacing(script) as part:
-                part.write_text(text, encoding="utf-8")
-                part.chmod(0o755)
+        if write:
+            _keep(script, text, 0o755)
     linked = {"zig": home / "LICENSE"}
     linked |= {f"LLVM {part}": home / "lib" / part / "LICENSE.TXT" for part in ("libcxx", "libcxxabi", "libunwind")}
     linked |= {"mingw-w64": home / "lib" / "libc" / "mingw" / "COPYING"} if platform.system == "Windows" else {}

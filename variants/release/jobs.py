@@ -35,7 +35,7 @@ class Machine(msgspec.Struct, frozen=True):
 _ALPINE = "alpine@sha256:14358309a308569c32bdc37e2e0e9694be33a9d99e68afb0f5ff33cc1f695dce"
 _IN_ALPINE = 'apk add --no-cache bash git python3 && python3 -m venv /opt/python && echo /opt/python/bin >> "$GITHUB_PATH"'
 _IN_ALPINE_BY_HAND = (
-    "apk add --no-cache bash git python3 && python3 -m venv /opt/python && export PATH=/opt/python/bin:$PATH && "
+    "apk add --no-cache bash git python3 && python3 -m venv /opt/python && export PATH=/opt/python/bin:\\$PATH && "
     "pip install --require-hashes -r variants/pins/nox.txt && git config --global --add safe.directory /src"
 )
 #: GitHub's machines by platform (docs/publishing.md). Wheels are tested on their own platform's, and plugins that zig does not
@@ -134,7 +134,7 @@ def _tests(variant: Variant, platform: Platform, gpus: Sequence[str]) -> Iterato
     whole = f"{before}{command}{last}"
     if machine.inside:
         told = f'docker run --rm --volume "$PWD:/src" --workdir /src {machine.container} sh -euc "{prepare} && {whole}"'
-        yield Job(name, machine.runner, told.replace("$PATH", "\\$PATH"), None, needs)
+        yield Job(name, machine.runner, told, None, needs)
     else:
         yield Job(name, machine.runner, whole, None, needs, machine.container, prepare)
     if platform.name == _FIRST and variant.backend:
