@@ -270,9 +270,9 @@ def bare_machine(session: nox.Session) -> None:
 
 @nox.session(tags=["slow"], default=False)
 def bench(session: nox.Session) -> None:
-    """Compare the wheel's speed with upstream's own build, in paired runs; `-- [--rounds N] [--model GGUF]`."""
+    """Compare the wheel's speed with other builds, in paired runs; `-- [--rounds N] [--full] [--record] [--model GGUF]`."""
     ours(session, "tests/bench")
-    install(session, "compilers", "installers")
+    install(session, "compilers", "installers", "plot")
     session.run("python", "-m", "variants", "bench", *session.posargs)
 
 

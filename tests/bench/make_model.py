@@ -1,4 +1,4 @@
-"""Write the benchmark's model (about 100 million parameters, Q4_K, random weights) to the path given."""
+"""Write one of the benchmark's models (llama architecture, random weights) to a path: ``make_model.py FILE SIZE TYPE``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "inference"))
 
 import tiny
 
-SHAPE = tiny.Shape(vocab=16_000, dim=768, layers=12, heads=12, kv_heads=4, hidden=2048)
+SHAPES = {
+    "15M": tiny.Shape(vocab=16_000, dim=256, layers=10, heads=8, kv_heads=8, hidden=768),
+    "100M": tiny.Shape(vocab=16_000, dim=768, layers=12, heads=12, kv_heads=4, hidden=2048),
+    "1B": tiny.Shape(vocab=32_000, dim=2048, layers=20, heads=16, kv_heads=4, hidden=5632),
+}
 
 if __name__ == "__main__":
-    tiny.write(Path(sys.argv[1]), Type.Q4_K, SHAPE)
+    file, size, kind = sys.argv[1:]
+    tiny.write(Path(file), Type[kind], SHAPES[size])

@@ -15,7 +15,6 @@ from variants import platforms
 from variants.compilers import environment, toolchain
 from variants.errors import WheelError
 from variants.steps import assemble, core
-from variants.trial import bench
 from variants.upstream import metadata_provider, source
 from variants.wheel import archive
 
@@ -227,12 +226,6 @@ def test_a_launcher_before_the_compiler(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "ccache g++-9 -O1")
     assert toolchain._compiler("CXX", ("c++",)) == str(tmp_path / "g++-9")
-
-
-def test_ratio() -> None:
-    found = bench.ratio([2.0, 4.0, 6.0], [2.0, 2.0, 2.0])
-    assert (found.low, found.median, found.high) == (1.5, 2.0, 2.5)
-    assert str(bench.ratio([1.0], [2.0])) == "0.50 (0.50 to 0.50; bound 0.50)"
 
 
 def test_what_llama_cpp_changed() -> None:

@@ -41,7 +41,7 @@ from variants.upstream import source
         ("variants/choice/explain.py", ""),
         ("variants/index/page/index.html.jinja", ""),
         ("variants/index/index.py", ""),
-        ("variants/trial/bench.py", ""),
+        ("variants/trial/bench/rounds.py", ""),
         ("docs/design.md", ""),
         ("tests/unit/test_jobs.py", ""),
     ],

@@ -13,6 +13,7 @@ from .. import matrix
 from ..release import adopt, changes, documents, jobs, pipeline
 from ..terminal import disk
 from ..terminal.console import console
+from ..trial.bench import kept
 from ..upstream import source
 from . import group
 from .group import Steps
@@ -79,5 +80,5 @@ def _changes(options: argparse.Namespace) -> None:
 
 
 def _docs(steps: Steps) -> None:
-    for file in documents.write(steps.parser):
+    for file in documents.write(steps.parser, {"benchmarks": kept.tables()}):
         console.print(str(file))

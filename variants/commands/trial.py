@@ -15,7 +15,8 @@ from ..index import index, serve
 from ..release import pipeline, runs
 from ..terminal import disk
 from ..terminal.console import console
-from ..trial import bare_machine, bench, foreign, installed, old_systems, picture, smoke
+from ..trial import bare_machine, foreign, installed, old_systems, picture, smoke
+from ..trial.bench import cases, contenders, kept, labels, rounds
 from ..upstream.source import ROOT
 from ..wheel import archive
 from . import group
@@ -69,13 +70,7 @@ def _configure_measuring(steps: Steps) -> None:
     parser = steps.add("bench", text, _bench)
     parser.add_argument("names", nargs="*", metavar="VARIANT", help=group.NAMES)
     group.add_wheel(parser)
-    parser.add_argument("--rounds", type=group.positive, default=5, metavar="N", help="paired rounds (default: 5)")
-    parser.add_argument(
-        "--model", type=Path, metavar="GGUF", help="run this model instead of one made here (100 M parameters, Q4_K)"
-    )
-    parser.add_argument(
-        "--no-native", dest="native", action="store_false", help="do not build upstream's own wheel to compare with"
-    )
+    _add_cases(parser)
 
     text = "Time labelling a big wheel against copying it and against `variantlib make-variant`, in paired runs."
     parser = steps.add("bench-labels", text, _bench_labels)
@@ -89,6 +84,27 @@ def _configure_measuring(steps: Steps) -> None:
         "Install from an index of the wheels in dist/, run the doctor, and write docs/picture.svg: what a terminal shows of both."
     )
     group.add_dist(steps.add("picture", text, _picture))
+
+
+def _add_cases(parser: argparse.ArgumentParser) -> None:
+    """What of the benchmark can be chosen."""
+    again = "(again for each)"
+    parser.add_argument("--rounds", type=group.positive, default=5, metavar="N", help="paired rounds (default: 5)")
+    parser.add_argument("--full", action="store_true", help="every size, type, number of threads and condition (hours)")
+    parser.add_argument("--model", type=Path, action="append", default=[], metavar="GGUF", help=f"this model {again}")
+    for name, known, about in (
+        ("size", cases.SIZES, "parameters of a model made here (default: 100M)"),
+        ("type", cases.WEIGHTS, "its weights (default: Q4_K)"),
+    ):
+        parser.add_argument(f"--{name}", choices=known, action="append", default=[], help=f"{about} {again}")
+    parser.add_argument("--prompt", type=group.positive, action="append", default=[], metavar="TOKENS", help=f"length {again}")
+    text = f"threads; 0: as many as the package takes {again}"
+    parser.add_argument("--threads", type=group.natural, action="append", default=[], metavar="N", help=text)
+    text = f"what else the machine does {again}"
+    parser.add_argument("--under", choices=cases.CONDITIONS, action="append", default=[], help=text)
+    text = f"whom it is compared with {again} (default: baseline and upstream; with --full all)"
+    parser.add_argument("--against", choices=contenders.OTHERS, action="append", default=[], help=text)
+    parser.add_argument("--record", action="store_true", help="keep what was measured in docs/benchmarks")
 
 
 def _test(options: argparse.Namespace) -> None:
@@ -143,12 +159,24 @@ def _bare_machine(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    lists = {
+        "sizes": "size",
+        "weights": "type",
+        "threads": "threads",
+        "conditions": "under",
+        "prompts": "prompt",
+        "models": "model",
+    }
+    wish = cases.Wish(**{name: tuple(getattr(options, option)) for name, option in lists.items()}, full=options.full)
+    others = options.against or (contenders.OTHERS if options.full else ("baseline", "upstream"))
     for wheel in group.wheels(options, options.names):
-        bench.bench(wheel, pipeline.BUILD, options.rounds, options.model, options.native)
+        measured = rounds.bench(wheel, pipeline.BUILD, options.rounds, wish, others)
+        if options.record:
+            kept.keep(measured)
 
 
 def _bench_labels(options: argparse.Namespace) -> None:
-    bench.bench_labels(pipeline.BUILD, options.rounds, options.size)
+    labels.bench(pipeline.BUILD, options.rounds, options.size)
 
 
 def _runs(options: argparse.Namespace) -> None:

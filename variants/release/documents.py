@@ -6,7 +6,7 @@ import argparse
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,17 @@ def _line(text: str) -> str:
     return text.split("\n")[0].replace("``", "`").replace("|", "\\|")
 
 
-def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
-    """Every document of which a part is made, and what it should be."""
-    parts = {"keys": keys(), "rooms": rooms(), "tour": tour(), "sessions": sessions(), "steps": steps(parser)}
+def made(parser: argparse.ArgumentParser, more: Mapping[str, Iterable[str]]) -> dict[Path, str]:
+    """Every document of which a part is made, and what it should be. `more`: parts that others make, by name."""
+    parts: dict[str, Iterable[str]] = {
+        "keys": keys(),
+        "rooms": rooms(),
+        "tour": tour(),
+        "sessions": sessions(),
+        "steps": steps(parser),
+    }
     parts |= {"support": support.support(), "variants": support.variants()}
-    parts |= {"platforms": support.platforms(), "table": support.table(), "errors": errors()}
+    parts |= {"platforms": support.platforms(), "table": support.table(), "errors": errors()} | dict(more)
     texts = {name: "\n".join(rows) for name, rows in parts.items()}
     found = {ROOT / "docs" / "machines.md": known.markdown()}
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
@@ -138,9 +144,9 @@ def made(parser: argparse.ArgumentParser) -> dict[Path, str]:
     return found
 
 
-def write(parser: argparse.ArgumentParser) -> list[Path]:
+def write(parser: argparse.ArgumentParser, more: Mapping[str, Iterable[str]]) -> list[Path]:
     """Bring them up to date; returns those that were not."""
-    stale = [(file, text) for file, text in made(parser).items() if file.read_text(encoding="utf-8") != text]
+    stale = [(file, text) for file, text in made(parser, more).items() if file.read_text(encoding="utf-8") != text]
     for file, text in stale:
         with disk.replacing(file) as new:
             new.write_text(text, encoding="utf-8")
