@@ -12,7 +12,7 @@ from pathlib import Path
 from ..compilers.environment import for_compiling
 from ..compilers.toolchain import Toolchain
 from ..errors import CommandError
-from ..terminal import disk, process
+from ..terminal import disk, process, units
 from ..upstream.source import COMPILED, ROOT, TREE, Upstream
 from . import assemble
 
@@ -121,6 +121,7 @@ def build(upstream: Upstream, toolchain: Toolchain, *, jobs: int, log: Path, bui
     def compiling(count: int) -> None:
         process.command(command, log=log, env=env | {"CMAKE_BUILD_PARALLEL_LEVEL": str(count)}, remedy=remedy)
 
+    units.announce(build_dir / "cmake", jobs)
     process.with_fewer_jobs(jobs, compiling)
     wheels = list(target.glob("*.whl"))
     if len(wheels) != 1:

@@ -16,7 +16,7 @@ from ..compilers.environment import for_compiling
 from ..compilers.toolchain import Toolchain
 from ..errors import CommandError, WheelError
 from ..matrix import DESCRIPTION, Runtime
-from ..terminal import disk, process
+from ..terminal import disk, process, units
 from ..upstream.source import Upstream
 from ..wheel import archive, budget
 from . import core
@@ -113,6 +113,7 @@ def build(
     process.command(["cmake", "-S", core.RULES.parent, "-B", tree, "-G", "Ninja", *defines], log=log, env=env, remedy=remedy)
     target = f"ggml-{kit.plugin}"
     compiling: list[str | Path] = ["cmake", "--build", tree, "--target", target, "--parallel"]
+    units.announce(tree, jobs, target)
     process.with_fewer_jobs(jobs, lambda count: process.command([*compiling, str(count)], log=log, env=env, remedy=remedy))
     process.command(["cmake", "--install", tree, "--component", "plugin", "--prefix", out], log=log, env=env)
     files = list(out.glob(f"*{target}*"))

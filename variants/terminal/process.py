@@ -17,14 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import CommandError, OutOfMemoryError
-from .console import console, duration
+from .console import console
+from .progress import Progress
 
 _TAIL_LINES = 25
-_HEARTBEAT_SECONDS = 20.0
 _PATIENCE = 5.0  # seconds for a command to end by itself
 _TINY_DISK = 16 * 2**20  # bytes; with less free space a compiler has most probably failed for that
 _JOB_MEMORY = 1_000_000_000  # bytes; the largest of ggml-cuda's units takes 0.7 GB
-_COUNTER = re.compile(rb"^\[(\d+/\d+)\]|^Progress (\d+) of (\d+)")  # ninja's, and pip's (in bytes)
 
 
 class Terminated(BaseException):
@@ -51,8 +50,8 @@ def command(
 ) -> int:
     """Run a command, printed first so that it can be replayed by hand, with its output going to `log` (appended).
 
-    On a terminal the newest line of ninja's counter is shown; elsewhere one line every 20 seconds. Interrupted, the command and
-    its children are ended before this returns.
+    On a terminal the newest of ninja's counters is shown, with the time that is left; elsewhere one line every 20 seconds.
+    Interrupted, the command and its children are ended before this returns.
 
     Raises:
         CommandError: it exited with another code than 0 (unless `check` is false) or could not be started.
@@ -62,7 +61,7 @@ def command(
     console.print(f"+ {shlex.join(words)}", style="dim")
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    begin = last_word = time.monotonic()
+    progress = Progress(time.monotonic())
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(log.open("ab", buffering=0))  # so that `tail -f` and a kill see every line
         file.write(f"+ {shlex.join(words)}\n".encode())
@@ -80,13 +79,11 @@ def command(
         for line in process.stdout:
             file.write(line)
             tail.append(line.decode("utf-8", "replace").rstrip())
-            if counter := _COUNTER.match(line):
-                count = counter[1].decode() if counter[1] else f"{int(counter[2]) >> 20} of {int(counter[3]) >> 20} MB"
-                text = f"{count}, {duration(time.monotonic() - begin)}"
+            now = time.monotonic()
+            if text := progress.read(line, now):
                 if status:
                     status.update(text)
-                elif time.monotonic() - last_word > _HEARTBEAT_SECONDS:
-                    last_word = time.monotonic()
+                elif progress.is_due(now):
                     console.print(f"      {text}", style="dim")
         code = process.wait()
     if code and check:
