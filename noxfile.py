@@ -277,6 +277,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def prove(session: nox.Session) -> None:
+    """Pack wheels, tests and a benchmark for a machine with a GPU; `-- cuda13 [--against upstream]`, then `-- --read FILE`."""
+    ours(session, "tests/prove")
+    install(session, "compilers")
+    session.run("python", "-m", "variants", "prove", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def bench_labels(session: nox.Session) -> None:
     """Compare labelling a 500 MB wheel with copying it and with `variantlib make-variant`; `-- [--size MB]`."""
     ours(session, "tests/bench")

@@ -15,7 +15,7 @@ from ..index import index, serve
 from ..release import pipeline, runs
 from ..terminal import disk
 from ..terminal.console import console
-from ..trial import bare_machine, foreign, installed, old_systems, picture, smoke
+from ..trial import bare_machine, foreign, installed, old_systems, picture, prove, smoke
 from ..trial.bench import cases, contenders, kept, labels, rounds
 from ..upstream.source import ROOT
 from ..wheel import archive
@@ -72,6 +72,17 @@ def _configure_measuring(steps: Steps) -> None:
     group.add_wheel(parser)
     _add_cases(parser)
 
+    text = "Pack wheels, tests and a benchmark for a machine with a GPU, without a network; read what it found."
+    parser = steps.add("prove", text, _prove)
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help="variants that compute on a GPU")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="what is packed (default: build/prove.tar.xz)")
+    parser.add_argument("--python", default="3.12", metavar="VERSION", help="of the other machine (default: 3.12)")
+    parser.add_argument("--against", choices=["upstream"], action="append", default=[], help="take upstream's own build along")
+    parser.add_argument(
+        "--size", choices=cases.SIZES, action="append", default=[], help="models to measure with (default: 100M, 1B)"
+    )
+    parser.add_argument("--read", type=Path, metavar="FILE", help="results.json: show it, and record what passed")
+
     text = "Time labelling a big wheel against copying it and against `variantlib make-variant`, in paired runs."
     parser = steps.add("bench-labels", text, _bench_labels)
     parser.add_argument("--size", type=group.positive, default=500, metavar="MB", help="of the wheel (default: 500)")
@@ -119,12 +130,15 @@ def _installed(options: argparse.Namespace) -> None:
 
 def _foreign(options: argparse.Namespace) -> None:
     own = platforms.here()
-    found = options.wheel or [
-        path for path in pipeline.wheels(group.chosen(["cpu"]), everywhere=True) if foreign.platform_of(path) not in (own, None)
-    ]
+    elsewhere = [path for path in sorted(pipeline.DIST.glob("*.whl")) if foreign.platform_of(path) not in (own, None)]
+    found = options.wheel or [path for path in elsewhere if foreign.runs_here(path)]
+    for path in elsewhere if not options.wheel else []:
+        if path not in found:
+            console.print(f"{path.name} is passed over: nothing here can run its platform.")
     if not found:
         raise UsageError(
-            "There is no wheel of another platform in dist/.", "Build one: `nox -s build_variant -- cpu --platform linux_aarch64`."
+            "There is no wheel in dist/ of another platform that can be run here.",
+            "Build one: `nox -s build_variant -- cpu --platform linux_aarch64`.",
         )
     for wheel in found:
         foreign.test(wheel, pipeline.BUILD)
@@ -173,6 +187,17 @@ def _bench(options: argparse.Namespace) -> None:
         measured = rounds.bench(wheel, pipeline.BUILD, options.rounds, wish, others)
         if options.record:
             kept.keep(measured)
+
+
+def _prove(options: argparse.Namespace) -> None:
+    if options.read:
+        prove.read(options.read, pipeline.DIST)
+        return
+    if not options.names:
+        raise UsageError("No variant is named.", "As in `nox -s prove -- cuda13`; or --read FILE.")
+    found = group.wheels(argparse.Namespace(wheel=None), options.names)
+    target = options.out or pipeline.BUILD / "prove.tar.xz"
+    prove.pack(found, target, pipeline.BUILD, options.python, options.against, prove.sizes(options.size))
 
 
 def _bench_labels(options: argparse.Namespace) -> None:

@@ -132,6 +132,12 @@ def platform_of(wheel: Path) -> Platform | None:
     return next(iter(archive.platforms_of(wheel)), None)
 
 
+def runs_here(wheel: Path) -> bool:
+    """Is there an emulator's world for the wheel's platform?"""
+    platform = platform_of(wheel)
+    return platform is not None and platform.name in worlds.WORLDS
+
+
 def _processors(platform: Platform, world: worlds.World) -> list[tuple[str, list[str | Path], str]]:
     """What to emulate: words, the command, and the CPU plugin that must be taken ("": whichever)."""
     if platform.name != "linux_aarch64":

@@ -27,6 +27,7 @@ from ..terminal.console import console, styled
 from ..upstream import source
 from ..upstream.source import ROOT
 from ..wheel import archive, records
+from . import standins
 
 INSTALLERS = ("uv", "pip")
 _TOOLS = ("gguf>=0.17", "pytest>=8")
@@ -38,6 +39,7 @@ _TEMPORARY = ("-o", "tmp_path_retention_policy=failed")  # models of one test ar
 #: Those of a wheel's GPU plugin, and of ggml's RPC plugin.
 GPU_TESTS, _RPC_TESTS = "test_gpu.py", "test_rpc.py"
 _DRIVER_ERRORS = "test_errors_gpu.py"
+DEVICE_TESTS = (GPU_TESTS, _DRIVER_ERRORS)
 WINDOWS_TESTS = "test_windows.py"
 _APART = (GPU_TESTS, _DRIVER_ERRORS, _RPC_TESTS, WINDOWS_TESTS)
 #: Processors that qemu emulates, and the CPU plugin that each must get.
@@ -142,8 +144,10 @@ def smoke(wheel: Path, installer: str, build_dir: Path, base: str = sys.executab
     flash = _flash(wheel)
     with _installed(wheel, installer, environment, log, tools=tools, base=base) as python:
         counts = pytest_in([python], asked, log, remedy, flash)
-        if linux and (env := _expected(wheel, build_dir)):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
-            devices: list[str | Path] = [folder / GPU_TESTS, folder / _DRIVER_ERRORS]
+        if linux and (
+            env := _expected(wheel, build_dir, log)
+        ):  # on their own: once a GPU's plugin is loaded, ggml hands it big batches
+            devices: list[str | Path] = [folder / name for name in DEVICE_TESTS]
             for name, count in pytest_in([python], devices, log, remedy, env | flash).items():
                 counts[name] += count
         records.add(wheel, what=what, installer=installer, **report([python], {}), **counts)
@@ -155,7 +159,7 @@ def _flash(wheel: Path) -> dict[str, str]:
     return {"LLAMA_CPP_TEST_FLASH": "1"} if variant and variant.table.smoke.flash_attention else {}
 
 
-def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
+def _expected(wheel: Path, build_dir: Path, log: Path) -> dict[str, str]:
     """What tests/inference/test_gpu.py must know of a labelled wheel: the device, and a driver that fails on command."""
     variant = matrix.labelled(archive.split_label(wheel.name)[1])
     if variant is None or variant.backend is None:
@@ -170,9 +174,8 @@ def _expected(wheel: Path, build_dir: Path) -> dict[str, str]:
             atexit.register(disk.remove, folder)
         library = folder / f"failing_{variant.backend.name}.so"
         library.parent.mkdir(parents=True, exist_ok=True)
-        driver = variant.table.runtime.on(platforms.here()).system
-        name = driver[0] if variant.backend.stands_before_driver else library.name
-        process.output([compiler, "-shared", "-fPIC", "-O1", f"-Wl,-soname,{name}", source_file, "-o", library, "-ldl"])
+        flags = ["-shared", "-fPIC", "-O1", f"-Wl,-soname,{standins.soname(variant, platforms.here())}"]
+        process.output([compiler, *flags, *standins.includes(variant, log), source_file, "-o", library, "-ldl"])
         env |= {"LLAMA_CPP_TEST_FAILING_DRIVER": str(library)} if library.exists() else {}
         env |= {"LLAMA_CPP_TEST_DRIVER_SOURCE": str(source_file.with_name("cuda_driver.c"))}
     return env
@@ -283,8 +286,13 @@ def report(python: Sequence[str | Path], environment: Mapping[str, str]) -> dict
         report = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])  # qemu warns on stderr of features that it lacks
     except ValueError as error:
         raise WheelError(f"`python -m llama_cpp --json` gives no report: {answer[:500]}", "Run it by hand to see why.") from error
+    return facts_of(report, machine.system())
+
+
+def facts_of(report: Mapping[str, Any], system: str) -> dict[str, str]:
+    """What a record keeps of the package's report."""
     devices = {device["name"]: device["description"] for device in report["devices"]}  # asking loads the GPU's plugin
     processor = f"{devices.pop('CPU', 'unknown processor')} ({report['cpu']['plugin']})"
     computed = ", ".join(["CPU", *(f"{name} ({text})" for name, text in devices.items())])
     python_version = " ".join(report["python"].split()[:2])  # what follows is a path
-    return {"system": machine.system(), "python": python_version, "processor": processor, "devices": computed}
+    return {"system": system, "python": python_version, "processor": processor, "devices": computed}

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..compilers import import_library
 from ..compilers.toolchain import Toolchain
 from ..matrix import Variant
+from ..platforms import Platform
 from ..terminal import process
 from ..upstream import source
 from ..upstream.source import ROOT
@@ -27,13 +28,25 @@ def failing_driver(variant: Variant, tools: Toolchain, folder: Path, log: Path) 
     code = _SOURCES / f"failing_{variant.backend.name}.c"
     if not code.is_file():
         return []
-    include = [f"-I{variant.backend.software.headers(log)}"] if variant.backend.software else []
+    include = includes(variant, log)
     if tools.platform.system != "Windows":
-        name = f"{code.stem}.so"
-        return [_compile(code, folder / code.stem / name, tools, log, *include, "-fPIC", f"-Wl,-soname,{name}", "-ldl")]
+        target = folder / code.stem / f"{code.stem}.so"
+        return [_compile(code, target, tools, log, *include, "-fPIC", f"-Wl,-soname,{soname(variant, tools.platform)}", "-ldl")]
     needs = variant.table.runtime.on(tools.platform)
     names = [*(name for names in needs.libraries.values() for name in names), *needs.system]
     return [_compile(code, folder / code.stem / name, tools, log, *include) for name in names]
+
+
+def includes(variant: Variant, log: Path) -> list[str]:
+    """The flags with which the failing driver finds the headers of its backend's interface."""
+    return [f"-I{variant.backend.software.headers(log)}"] if variant.backend and variant.backend.software else []
+
+
+def soname(variant: Variant, platform: Platform) -> str:
+    """What the failing driver is called on Linux: the driver, where the loader must take it for that and open no other."""
+    assert variant.backend
+    system = variant.table.runtime.on(platform).system
+    return system[0] if variant.backend.stands_before_driver else f"failing_{variant.backend.name}.so"
 
 
 def plugin(tools: Toolchain, folder: Path, log: Path) -> Path:

@@ -142,11 +142,11 @@ def found(wheel: Path, variant: matrix.Variant | None, others: Sequence[str], fo
             yield Contender(name, ours, environment={"LLAMA_CPP_BACKENDS": "cpu-x64"})
         elif name == "upstream":
             for part in (name, NO_AVX) if is_gpu else (name,):
-                built, environment = _upstream(folder, log, variant, "system", avx=part != NO_AVX)
+                built, environment = upstream_wheel(folder, log, variant, "system", avx=part != NO_AVX)
                 python = smoke.install(built, "uv", folder / part.replace(" ", "-"), log)
                 yield Contender(part, python, environment=environment, only_half=part == NO_AVX, size=built.stat().st_size)
         elif name == "zig" and not is_gpu:
-            built, _ = _upstream(folder, log, variant, "zig")
+            built, _ = upstream_wheel(folder, log, variant, "zig")
             yield Contender(name, smoke.install(built, "uv", folder / name, log), size=built.stat().st_size)
         elif name == "xllamacpp" and not is_gpu:
             yield Contender(name, _package(name, folder / name, log), "measure_xllamacpp.py")
@@ -165,7 +165,7 @@ def _package(name: str, environment: Path, log: Path) -> Path:
     return python
 
 
-def _upstream(
+def upstream_wheel(
     folder: Path, log: Path, variant: matrix.Variant | None, compiler: str, avx: bool = True
 ) -> tuple[Path, dict[str, str]]:
     """Upstream's own wheel of the pinned version, built from the vendored sdist for this machine's processor by this compiler (of
