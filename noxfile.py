@@ -269,6 +269,14 @@ def bare_machine(session: nox.Session) -> None:
 
 
 @nox.session(tags=["slow"], default=False)
+def image(session: nox.Session) -> None:
+    """Build the image of docker/ with a wheel of dist/ and serve a model (root, buildah, debootstrap); `-- vulkan [--gpu]`."""
+    ours(session, "docker")
+    install(session)
+    session.run("python", "-m", "variants", "image", *session.posargs)
+
+
+@nox.session(tags=["slow"], default=False)
 def bench(session: nox.Session) -> None:
     """Compare the wheel's speed with other builds, in paired runs; `-- [--rounds N] [--full] [--record] [--model GGUF]`."""
     ours(session, "tests/bench")

@@ -9,15 +9,18 @@ writes FOLDER/results.json after every step, and FOLDER/log.txt. Ends with a tab
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import random
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -48,18 +51,23 @@ class Trial:
         part.replace(self.out / "results.json")
 
     def run(self, what: str, command: list[str], limit: float, **environment: str) -> tuple[int, str]:
-        """Run a command with its output in the log: its exit code (None as -1 after `limit` seconds), and its output."""
+        """Run a command with its output in the log: its exit code (-1 after `limit` seconds), and its output."""
         begin = time.monotonic()
         limit = max(1.0, min(limit, self.left() - RESERVE))
         print(f"{what} …", flush=True)
-        try:
-            done = subprocess.run(
-                command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, timeout=limit, cwd=str(self.out),
-            )  # fmt: skip
-            code, text = done.returncode, done.stdout.decode("utf-8", "replace")
-        except subprocess.TimeoutExpired as error:
-            code, text = -1, (error.stdout or b"").decode("utf-8", "replace") + f"\nstopped after {limit:.0f} s\n"
+        with subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, cwd=str(self.out), start_new_session=True,
+        ) as running:  # fmt: skip
+            try:
+                text = running.communicate(timeout=limit)[0].decode("utf-8", "replace")
+                code = running.returncode
+            except subprocess.TimeoutExpired:
+                end(running)
+                code, text = -1, running.communicate()[0].decode("utf-8", "replace") + f"\nstopped after {limit:.0f} s\n"
+            except BaseException:
+                end(running)
+                raise
         with (self.out / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"== {what}\n+ {' '.join(command)}\n{text}\n")
         row = {"what": what, "code": code, "seconds": round(time.monotonic() - begin, 1), "last": last(text)}
@@ -67,6 +75,16 @@ class Trial:
         self.save()
         print(f"    {'ok' if code == 0 else f'exit code {code}'}, {row['seconds']} s: {row['last']}", flush=True)
         return code, text
+
+
+def end(running: subprocess.Popen[bytes]) -> None:
+    """End a command and everything it started: what goes on computing would be measured with the next one."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+
+
+def stopped(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def last(text: str) -> str:
@@ -89,42 +107,53 @@ def machine() -> dict[str, Any]:
     }
 
 
-def installed(trial: Trial, name: str, wheels: list[str]) -> dict[str, str] | None:
-    """Install a wheel and its packed needs into a folder; the variables to use it with, or None where it does not install."""
-    site = trial.out / "sites" / name.replace(" ", "-")
-    shutil.rmtree(site, ignore_errors=True)
+def installed(trial: Trial, name: str, wheels: list[str]) -> str | None:
+    """Install a wheel and its packed needs into a new environment; the Python there, or None where it does not install."""
+    folder = trial.out / "environments" / name.replace(" ", "-")
+    python = str(folder / "bin" / "python")
+    shutil.rmtree(folder, ignore_errors=True)
+    code, _ = trial.run(f"environment for {name}", [sys.executable, "-m", "venv", "--without-pip", str(folder)], 60.0)
+    if code:
+        return None
     files = [str(HERE / wheel) for wheel in wheels] + [str(path) for path in sorted((HERE / "needs").glob("*.whl"))]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
-    code, _ = trial.run(f"install {name}", [*command, *files], 120.0)
-    return None if code else {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps"]
+    code, _ = trial.run(f"install {name}", [*command, *files], 120.0, PIP_ROOT_USER_ACTION="ignore")
+    return None if code else python
 
 
-def tests(trial: Trial, name: str, entry: dict[str, Any], env: dict[str, str]) -> None:
-    """The tests on the device, then those on the CPU; what passed, and what the report says of the devices."""
-    more = {key: value.replace("{here}", str(HERE)) for key, value in entry["environment"].items()}
+def tests(trial: Trial, name: str, entry: dict[str, Any], python: str, drivers: Path) -> None:
+    """The tests on the device, then those on the CPU; what passed, and what the report says of the devices.
+
+    drivers: where the drivers that fail on command lie.
+    """
+    places = {"{drivers}": str(drivers), "{here}": str(HERE)}
+    more: dict[str, str] = {}
+    for key, value in entry["environment"].items():
+        for word, place in places.items():
+            value = value.replace(word, place)
+        more[key] = value
     run: dict[str, Any] = {"sha256": entry["sha256"], "name": entry["name"], "tests": {}}
-    code, text = trial.run(f"{name}: report", [sys.executable, "-m", "llama_cpp", "--json"], 60.0, **env)
+    code, text = trial.run(f"{name}: report", [python, "-m", "llama_cpp", "--json"], 60.0)
     if code == 0 and "{" in text:
         run["report"] = json.loads(text[text.index("{") : text.rindex("}") + 1])
     trial.facts.setdefault("wheels", {})[name] = run
-    trial.run(f"{name}: doctor", [sys.executable, "-m", "llama_cpp", "doctor"], 90.0, **env)
-    for files, limit in ((entry["device_tests"], 240.0), (["test_inference.py"], 90.0)):
-        settings = ["-c", os.devnull, "--rootdir", str(trial.out), "-p", "no:cacheprovider", "-ra", "-q"]
-        command = [sys.executable, "-m", "pytest", *settings, *(str(TESTS / file) for file in files)]
-        code, text = trial.run(
-            f"{name}: {', '.join(files)}", command, limit, **env, **(more if files != ["test_inference.py"] else {})
-        )
+    trial.run(f"{name}: doctor", [python, "-m", "llama_cpp", "doctor"], 90.0)
+    for files, limit, settings in ((entry["device_tests"], 240.0, more), (["test_inference.py"], 90.0, {})):
+        quiet = ["-c", os.devnull, "--rootdir", str(trial.out), "-p", "no:cacheprovider", "-ra", "-q"]
+        command = [python, "-m", "pytest", *quiet, *(str(TESTS / file) for file in files)]
+        code, text = trial.run(f"{name}: {', '.join(files)}", command, limit, **settings)
         counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|skipped|failed|error)", last(text))}
         failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR "))]
         run["tests"][", ".join(files)] = {"code": code, **counts, "failures": failed[:40]}
         trial.save()
 
 
-def measured(trial: Trial, contenders: dict[str, dict[str, str]], models: list[Path]) -> None:
+def measured(trial: Trial, contenders: dict[str, str], models: list[Path]) -> None:
     """Paired rounds until the time is over: every model with all layers on the device and with half of them."""
     results: dict[str, dict[str, list[float | None]]] = {name: {} for name in contenders}
     trial.facts.update(results=results, rounds=0)
-    threads, prompts, generate = min(8, os.cpu_count() or 1), "32,512,2048", 128
+    threads, generate = min(8, os.cpu_count() or 1), 128
+    prompts = ",".join(map(str, trial.manifest["prompts"]))
     longest = 30.0
     while trial.left() - RESERVE > longest:
         begin = time.monotonic()
@@ -134,8 +163,8 @@ def measured(trial: Trial, contenders: dict[str, dict[str, str]], models: list[P
             what = f"{model.stem}, {'all layers' if layers == -1 else f'{layers} layers'}"
             for name in chance.sample(list(contenders), len(contenders)):
                 given = [str(model), str(threads), str(layers), prompts, str(generate)]
-                command = [sys.executable, str(HERE / "tests" / "bench" / "measure.py"), "speed", *given]
-                code, text = trial.run(f"round {trial.facts['rounds'] + 1}: {name}, {what}", command, 90.0, **contenders[name])
+                command = [contenders[name], str(HERE / "tests" / "bench" / "measure.py"), "speed", *given]
+                code, text = trial.run(f"round {trial.facts['rounds'] + 1}: {name}, {what}", command, 90.0)
                 values: dict[str, float] = json.loads(text.splitlines()[-1]) if code == 0 else {}
                 known = [key for key in results[name] if key.endswith(f", {what}")]
                 for key in {*known, *(f"{key}, {what}" for key in values)}:
@@ -177,36 +206,36 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("prove-results"), help="where the results go (default: prove-results)")
     parser.add_argument("--minutes", type=float, default=8.0, help="end after so long (default: 8)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, stopped)
     trial = Trial(options.out.resolve(), options.minutes * 60)
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader"]
         trial.facts["gpu"] = trial.run("nvidia-smi", query, 30.0)[1].strip()
-    contenders: dict[str, dict[str, str]] = {}
+    contenders: dict[str, str] = {}
     for name, entry in trial.manifest["wheels"].items():
-        env = installed(trial, name, [entry["file"]])
-        if env is not None:
-            contenders[name] = env
+        python = installed(trial, name, [entry["file"]])
+        if python is not None:
+            contenders[name] = python
     models = []
     for size in trial.manifest["sizes"]:
         model = trial.out / f"random-{size}-Q4_K.gguf"
-        script = HERE / "tests" / "bench" / "make_model.py"
+        making = [str(HERE / "tests" / "bench" / "make_model.py"), str(model), size, "Q4_K"]
         if contenders and not model.exists():
-            trial.run(
-                f"make {model.name}",
-                [sys.executable, str(script), str(model), size, "Q4_K"],
-                120.0,
-                **next(iter(contenders.values())),
-            )
+            trial.run(f"make {model.name}", [next(iter(contenders.values())), *making], 120.0)
         models += [model] if model.exists() else []
-    for name, env in contenders.items():
-        if trial.manifest["wheels"][name]["device_tests"]:
-            tests(trial, name, trial.manifest["wheels"][name], env)
+    with tempfile.TemporaryDirectory() as folder:  # LD_PRELOAD takes no path with a space in it
+        drivers = Path(folder) / "drivers"
+        if (HERE / "drivers").is_dir():
+            shutil.copytree(str(HERE / "drivers"), str(drivers))
+        for name, python in contenders.items():
+            if trial.manifest["wheels"][name]["device_tests"]:
+                tests(trial, name, trial.manifest["wheels"][name], python, drivers)
     if contenders and models:
         measured(trial, contenders, models)
     trial.save()
     text = table(trial)
     (trial.out / "table.md").write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(trial.out / "sites", ignore_errors=True)
+    shutil.rmtree(trial.out / "environments", ignore_errors=True)
     for model in models:
         model.unlink()
     print(f"\n{text}\n\nEverything: {trial.out}/results.json; bring it back: nox -s prove -- --read results.json", flush=True)

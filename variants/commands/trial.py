@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from .. import platforms
@@ -15,7 +17,7 @@ from ..index import index, serve
 from ..release import pipeline, runs
 from ..terminal import disk
 from ..terminal.console import console
-from ..trial import bare_machine, foreign, installed, old_systems, picture, prove, smoke
+from ..trial import bare_machine, foreign, image, installed, old_systems, picture, prove, smoke
 from ..trial.bench import cases, contenders, kept, labels, rounds
 from ..upstream.source import ROOT
 from ..wheel import archive
@@ -62,6 +64,14 @@ def _configure_tests(steps: Steps) -> None:
     parser.add_argument("names", nargs="+", metavar="VARIANT", help="variants that take nothing of the system")
     parser.add_argument("--arch", action="append", default=[], metavar="ARCH", help="as in `build`, for variants with such a list")
     parser.add_argument("--ccache", type=Path, metavar="FOLDER", help="compile with the ccache in this folder")
+    text = "Build the image of docker/ with a wheel of dist/, and serve a model with it (needs root, buildah and debootstrap)."
+    parser = steps.add("image", text, _image)
+    parser.add_argument("name", nargs="?", default="cpu", metavar="VARIANT", help="whose wheel (default: cpu)")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of the container (again for each)"
+    )
+    parser.add_argument("--gpu", action="store_true", help="fail unless tokens come from the backend's own device")
+    group.add_dist(parser)
     group.add_wheel(steps.add("old-cpus", "Run the smoke inference on emulated old processors (needs qemu-user).", _old_cpus))
 
 
@@ -81,6 +91,8 @@ def _configure_measuring(steps: Steps) -> None:
     parser.add_argument(
         "--size", choices=cases.SIZES, action="append", default=[], help="models to measure with (default: 100M, 1B)"
     )
+    text = "length of a prompt, in tokens (again for each; default: 32, 512, 2048)"
+    parser.add_argument("--prompt", type=group.positive, action="append", default=[], metavar="TOKENS", help=text)
     parser.add_argument("--read", type=Path, metavar="FILE", help="results.json: show it, and record what passed")
 
     text = "Time labelling a big wheel against copying it and against `variantlib make-variant`, in paired runs."
@@ -197,7 +209,9 @@ def _prove(options: argparse.Namespace) -> None:
         raise UsageError("No variant is named.", "As in `nox -s prove -- cuda13`; or --read FILE.")
     found = group.wheels(argparse.Namespace(wheel=None), options.names)
     target = options.out or pipeline.BUILD / "prove.tar.xz"
-    prove.pack(found, target, pipeline.BUILD, options.python, options.against, prove.sizes(options.size))
+    standard = prove.Options()
+    wish = prove.Options(options.python, options.against, options.size or standard.sizes, options.prompt or standard.prompts)
+    prove.pack(found, target, pipeline.BUILD, wish)
 
 
 def _bench_labels(options: argparse.Namespace) -> None:
@@ -211,10 +225,20 @@ def _runs(options: argparse.Namespace) -> None:
     console.print(str(runs.PAGE))
 
 
-def _picture(options: argparse.Namespace) -> None:
-    here = [path for path in sorted(options.dist.glob("*.whl")) if platforms.here() in archive.platforms_of(path)]
-    if not here:
-        raise UsageError("There is no wheel of this platform in dist/.", "Build one: `nox -s build_variant -- cpu`.")
+@contextlib.contextmanager
+def _own_index(dist: Path, label: str | None = None) -> Iterator[tuple[str, Path]]:
+    """Serve an index of this platform's wheels in `dist`: its address, and a folder that goes with it.
+
+    Raises:
+        UsageError: there is none, or none of backend `label`.
+    """
+    here = [path for path in sorted(dist.glob("*.whl")) if platforms.here() in archive.platforms_of(path)]
+    labels = {archive.split_label(path.name)[1] or "cpu" for path in here}
+    if not here or (label and label not in labels):
+        wanted = label or "cpu"
+        raise UsageError(
+            f"There is no {wanted} wheel of this platform in {dist}.", f"Build one: `nox -s build_variant -- {wanted}`."
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in ("dist", "user"):
@@ -224,8 +248,21 @@ def _picture(options: argparse.Namespace) -> None:
         index.publish(folder / "dist", folder / "site", folder / "published.jsonl")
         with serve.server(folder / "site", 0) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            text = picture.record(f"http://127.0.0.1:{server.server_port}/", folder / "user")
+            yield f"http://127.0.0.1:{server.server_port}/", folder / "user"
             server.shutdown()
+
+
+def _image(options: argparse.Namespace) -> None:
+    variant = group.chosen([options.name])[0]
+    with _own_index(options.dist, variant.label or "cpu") as (address, _):
+        env = dict(word.split("=", 1) for word in options.env if "=" in word)
+        device = variant.table.smoke.device if options.gpu else ""
+        console.print(image.build_and_serve(address, variant.label or "cpu", pipeline.BUILD, env, device))
+
+
+def _picture(options: argparse.Namespace) -> None:
+    with _own_index(options.dist) as (address, folder):
+        text = picture.record(address, folder)
     with disk.replacing(_PICTURE) as part:
         part.write_text(picture.svg(text), encoding="utf-8")
     console.print(str(_PICTURE))

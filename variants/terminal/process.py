@@ -73,7 +73,7 @@ def command(
         except OSError as error:
             raise CommandError(f"`{words[0]}` could not be started: {error.strerror}.", remedy or "Install it.") from error
         status = stack.enter_context(console.status("")) if console.is_terminal else None
-        stack.callback(_end, process)
+        stack.callback(end, process)
         assert process.stdout is not None
         stack.callback(process.stdout.close)
         for line in process.stdout:
@@ -140,7 +140,7 @@ def default_jobs() -> int:
     return jobs
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End the process and everything it started, if it still runs."""
     if process.poll() is not None:
         return

@@ -19,7 +19,7 @@ from ..matrix import Variant
 from ..terminal import disk, process
 from ..terminal.console import console
 from ..upstream.source import ROOT
-from . import debian
+from . import debian, reach
 
 _SUITE, _SYSTEM = "bookworm", "Debian 12"
 #: Python with venv and pip, and what Debian has on every system; of that, a shell and its programs, and the C++ library that apt
@@ -49,10 +49,6 @@ _NEVER = (
     "zig",
 )
 _HEADERS = ("usr/include", "usr/local/include", "usr/lib/gcc", "usr/local/cuda", "usr/share/vulkan")
-#: How this machine reaches the package index: pip's files, certificates, name servers.
-_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs")
-_OWN = (".config/pip", ".pip", ".netrc")
-_VARIABLES = ("PIP_*", "*_PROXY", "SSL_CERT_*", "REQUESTS_CA_BUNDLE")
 _CHECKOUT, _VENV, _CCACHE = "/checkout", "/venv", "/ccache"
 
 
@@ -140,14 +136,7 @@ def _lay(root: Path, log: Path) -> None:
     _in(root, Path.home()).mkdir(parents=True)
     cloning: list[str | Path] = ["git", "clone", "--quiet", "--no-hardlinks", ROOT, _in(root, _CHECKOUT)]
     process.command(cloning, log=log, remedy="Commit your changes first: a clone has no others.")
-    named = [Path(word) for value in _kept().values() for word in value.split() if word.startswith("/")]
-    for source in dict.fromkeys([*map(Path, _FILES), *(Path.home() / name for name in _OWN), *named]):
-        target = _in(root, source)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)  # links become files: they lead out of the root
-        elif source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    reach.lay(root)
 
 
 def _inside(root: Path, command: Sequence[str], ccache: Path | None) -> list[str | Path]:
@@ -159,12 +148,7 @@ def _inside(root: Path, command: Sequence[str], ccache: Path | None) -> list[str
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", root, *command]
 
 
-def _kept() -> dict[str, str]:
-    """Variables of this machine's that lead to the package index."""
-    return {name: value for name, value in os.environ.items() if any(fnmatch.fnmatch(name.upper(), one) for one in _VARIABLES)}
-
-
 def _environment() -> dict[str, str]:
     """A plain environment. HOME has the name that it has here: toolkits are below it, and compiler caches know them by path."""
     path = f"{_VENV}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    return _kept() | {"PATH": path, "HOME": str(Path.home()), "LANG": "C.UTF-8", "CCACHE_DIR": _CCACHE}
+    return reach.variables() | {"PATH": path, "HOME": str(Path.home()), "LANG": "C.UTF-8", "CCACHE_DIR": _CCACHE}

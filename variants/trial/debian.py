@@ -35,7 +35,7 @@ def fetch(packages: Sequence[str], architecture: str, folder: Path, log: Path, s
                f"Dir::State::status={folder / 'state' / 'status'}", f"Dir::Cache={folder / 'cache'}"]  # fmt: skip
     if suite:
         sources = folder / "sources.list"
-        sources.write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_archive()} {suite} main\n")
+        sources.write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {archive()} {suite} main\n")
         options += [f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=/dev/null", "Acquire::Check-Valid-Until=false"]
     apt = [program("apt-get", "apt"), *(word for option in options for word in ("-o", option))]
     remedy = "This takes a Debian or Ubuntu whose archive has that architecture."
@@ -44,7 +44,7 @@ def fetch(packages: Sequence[str], architecture: str, folder: Path, log: Path, s
     return sorted((folder / "cache" / "archives").glob("*.deb"))
 
 
-def _archive() -> str:
+def archive() -> str:
     """Address of Debian's archive, as the machine's apt sources have it.
 
     Raises:

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,25 @@ _TESTS = ROOT / "tests"
 _PARTS = ("inference", "bench", "plugins")
 
 
-def pack(wheels: Sequence[Path], target: Path, build_dir: Path, python: str, against: Sequence[str], sizes: Sequence[str]) -> Path:
+@dataclass(frozen=True)
+class Options:
+    """What is packed.
+
+    python: the version of the other machine's Python. against: ``upstream`` to take along upstream's own build of each wheel's
+    backend, for the same GPUs; it is compiled here. sizes: of the benchmark's models (:data:`.cases.SIZES`), made there; prompts:
+    their lengths in tokens. Both are few by default, since a machine is lent for minutes.
+    """
+
+    python: str = "3.12"
+    against: Sequence[str] = ()
+    sizes: Sequence[str] = (SIZES[1], SIZES[2])
+    prompts: Sequence[int] = (32, 512, 2048)
+
+
+def pack(wheels: Sequence[Path], target: Path, build_dir: Path, options: Options) -> Path:
     """Write `target`, a .tar.xz that has everything but the GPU's own libraries: the wheels, what they require, the tests, a driver
     that fails on command, and the runner.
 
-    python: the version of the other machine's Python (``3.12``). against: ``upstream`` to take along upstream's own build of each
-    wheel's backend, for the same GPUs; it is compiled here. sizes: of the benchmark's models (:data:`.cases.SIZES`), made there.
     The same wheels and packages give the same bytes.
 
     Raises:
@@ -50,18 +64,18 @@ def pack(wheels: Sequence[Path], target: Path, build_dir: Path, python: str, aga
     disk.remove(log)
     with tempfile.TemporaryDirectory(dir=build_dir) as name:
         folder = Path(name) / "prove"
-        manifest: dict[str, Any] = {"python": python, "sizes": list(sizes), "wheels": {}}
+        manifest: dict[str, Any] = {"sizes": list(options.sizes), "prompts": list(options.prompts), "wheels": {}}
         needs: set[str] = set(_TOOLS)
         for wheel in wheels:
-            needs |= _add(wheel, folder, manifest, build_dir, against, log)
-        _fetch(sorted(needs), folder / "needs", python, log)
+            needs |= _add(wheel, folder, manifest, build_dir, options.against, log)
+        _fetch(sorted(needs), folder / "needs", options.python, log)
         for part in _PARTS:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(_TESTS / part, folder / "tests" / part, ignore=ignored)
         shutil.copyfile(_TESTS / "prove" / "run.py", folder / "run.py")
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         with disk.replacing(target) as part_file:
-            _archive(folder, part_file)
+            archived(folder, part_file)
     size = target.stat().st_size
     if size > LIMIT:
         console.print(
@@ -92,7 +106,7 @@ def _add(wheel: Path, folder: Path, manifest: dict[str, Any], build_dir: Path, a
         kept = folder / "drivers" / driver.name
         kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(driver, kept)
-        environment["LLAMA_CPP_TEST_FAILING_DRIVER"] = f"{{here}}/{kept.relative_to(folder).as_posix()}"
+        environment["LLAMA_CPP_TEST_FAILING_DRIVER"] = f"{{drivers}}/{driver.name}"
         environment["LLAMA_CPP_TEST_DRIVER_SOURCE"] = "{here}/tests/plugins/cuda_driver.c"
     manifest["wheels"][name] = {
         "file": file.relative_to(folder).as_posix(),
@@ -127,7 +141,7 @@ def _fetch(requirements: Sequence[str], folder: Path, python: str, log: Path) ->
     process.command(command, log=log, env=process.environment(), remedy=remedy)
 
 
-def _archive(folder: Path, target: Path) -> None:
+def archived(folder: Path, target: Path) -> None:
     """Pack a folder in a fixed order, without dates and owners."""
 
     def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -197,12 +211,7 @@ def read(file: Path, dist: Path) -> None:
                 continue
             facts = smoke.facts_of(run.report, str(found.machine["system"]))
             records.add(wheel, what=files, installer="pip", **facts, passed=counts.passed, skipped=counts.skipped)
-    if found.rounds and found.results:
+    if any(row for rows in found.results.values() for row in rows.values()):
         first = next(iter(found.results))
         series = {"wheel": found.results[first]} | {name: row for name, row in found.results.items() if name != first}
         report.show(report.Found("", found.machine, {}, series, found.rounds))
-
-
-def sizes(given: Sequence[str]) -> list[str]:
-    """The sizes of the models to measure with; two by default, since a machine is lent for minutes."""
-    return list(given) or [SIZES[1], SIZES[2]]
