@@ -52,6 +52,12 @@ def processors(prefix: conditions.Prefix) -> int:
     return int(subprocess.run([*prefix, sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
+def busy_children() -> list[str]:
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    return [pid for pid in children if b"while True" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity masks and /proc are Linux's")
 def test_conditions_hold_and_end() -> None:
     own = len(conditions.usable())
@@ -59,9 +65,9 @@ def test_conditions_hold_and_end() -> None:
         assert processors(prefix) == max(1, own // 2)
     with conditions.held(cases.TWO_BUSY) as prefix:
         assert not prefix
-        tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-        busy = [pid for pid in children if b"while True" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        deadline = time.monotonic() + 30
+        while len(busy := busy_children()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)  # a child has its own command line some time after it was started
         assert len(busy) == 2
     assert not [pid for pid in busy if Path(f"/proc/{pid}").exists()]
     try:
