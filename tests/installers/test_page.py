@@ -240,6 +240,13 @@ def test_sentences(browser: Browser, offer: tuple[Path, str]) -> None:
     choose(page, place="a project")
     assert page.locator("#command").text_content() == f"uv add --index llama={address}backends/rocm7/simple/ llama-cpp-python"
     assert "uv.lock knows no labels" in (page.locator("#note").text_content() or "")
+    choose(page, place="nothing: serve a model")
+    served = '--from "llama-cpp-python[server]" python -m llama_cpp.server --model FILE'
+    assert page.locator("#command").text_content() == f"uvx --index {address}backends/rocm7/simple/ {served}"
+    assert "http://localhost:8000/v1" in (page.locator("#note").text_content() or "")
+    choose(page, maker="I don't know")
+    assert page.locator("#command").text_content() == f"uvx --preview-features wheel-variants --index {address}simple/ {served}"
+    choose(page, maker="AMD", place="a project")
     choose(page, installer="Poetry")
     assert page.locator("#ask-place").get_by_role("radio", name="an environment").is_disabled()
     choose(page, installer="pip", system="Mac, Apple silicon")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.installers.tools import UV, run, tool, which
-from variants.index.ways import WAYS, Way
+from variants.index.ways import NOTHING, WAYS, Way
 
 Offer = tuple[Path, str]
 PYPROJECT = '[project]\nname = "try-it"\nversion = "1"\nrequires-python = ">=3.11,<4"\ndependencies = []\n'
@@ -40,7 +41,14 @@ def test_command(way: Way, kind: str, offer: Offer, tmp_path: Path) -> None:
     elif way.installer == "PDM":
         programs["pdm"] = [tool("pdm")]
         run([tool("pdm"), "use", "--first", Path(sys.base_prefix) / "bin" / "python3"], tmp_path, project)
-    for line in way.command(offer[1], "llama-cpp-python", kind).splitlines():
-        program, *words = line.split()
+    lines = [shlex.split(line) for line in way.command(offer[1], "llama-cpp-python", kind).splitlines()]
+    if way.place == NOTHING:  # these wheels have no server: the same command up to it prints where the environment is
+        ((program, *words),) = lines
+        script = "import sys; print('in', sys.executable)"
+        done = run([UV, "tool", "run", *words[: words.index("-m")], "-c", script], tmp_path, project, env=env)
+        assert program == "uvx"
+        python = Path(done.stdout.split("in ")[-1].strip())
+        lines = []
+    for program, *words in lines:
         run([*programs[program], *words], tmp_path, project, env=env)
     assert which(python) == {"plain": "plain"}.get(kind, "vulkan")

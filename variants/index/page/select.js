@@ -43,7 +43,7 @@
     say("why", asks ? data.asks[system] : outcome.why.replace("{driver}", driver));
     say("hint", asks ? "" : outcome.hint);
     at("run").hidden = kind === "nothing";
-    const fill = (text) => text.replaceAll("{url}", here).replaceAll("{label}", label).replaceAll("{project}", data.project).replaceAll("{requirement}", data.project);
+    const fill = (text) => text.replaceAll("{url}", here).replaceAll("{label}", label).replaceAll("{project}", data.project).replaceAll("{pin}", "");
     const template = way.commands[kind] ?? way.commands.label;
     write(at("command"), kind === "nothing" ? "" : fill(template));
     say("note", kind === "nothing" ? "" : fill(way.notes[way.commands[kind] ? kind : "label"] ?? ""));
