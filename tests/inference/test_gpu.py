@@ -445,6 +445,8 @@ def test_device_that_cannot_be_made(gguf_file: Models, failing_device: dict[str,
         sys.exit(7)
     """
     done = python(script, gguf_file("F16"), **failing_device)
+    if "LLAMA_CPP_TEST_WINE" in os.environ and done.returncode == 3 and "winevulkan" in done.stderr.replace("\0", ""):
+        pytest.skip("wine's own loader ends the process where a device is not made: an assertion in winevulkan")
     assert done.returncode == 7, done.stderr
     texts, state, reason, warned = json.loads(done.stdout.splitlines()[-1])
     assert texts[0] == texts[1] == texts[2]
@@ -535,4 +537,4 @@ def test_driver_that_crashes_or_hangs(gguf_file: Models, number: int, failing_de
     assert answer(switched_off) == [text, []]
     code = python(script, gguf_file("F16"), number, "asking", **failing_device).returncode
     crashed = code not in (0, 99) if os.name == "nt" else code == -signal.SIGSEGV
-    assert code == 99 if number == 5 else crashed, "this driver does fail"
+    assert code == 99 if number == 5 else crashed, f"this driver does fail, but the exit code is {code}"
