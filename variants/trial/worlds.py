@@ -78,7 +78,12 @@ def _windows(folder: Path, log: Path, packages: Sequence[str]) -> World:
             for unwanted in ("_wmi.pyd", "python313._pth"):  # wine has no WMI; the other one closes sys.path
                 (python.parent / unwanted).unlink()
     (python,) = home.glob("unpacked/*/python.exe")
-    env = {"WINEPREFIX": str(folder / "prefix"), "WINEARCH": "win64", "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
+    env = {
+        "WINEPREFIX": str(folder / "prefix"),
+        "WINEARCH": "win64",
+        "WINEDEBUG": "-all",
+        "WINEDLLOVERRIDES": "mscoree,mshtml,winedbg.exe=",
+    }  # a crash ends a process, and starts no debugger
     if not (folder / "prefix").is_dir():
         process.command([wine, "winecfg", "-v", "win10"], log=log, env=process.environment(**env))
     version = process.output([wine, "--version"], env=process.environment(**env)).strip().splitlines()[-1:]

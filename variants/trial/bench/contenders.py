@@ -134,7 +134,7 @@ def found(wheel: Path, variant: matrix.Variant | None, others: Sequence[str], fo
         CommandError: a build failed, or an installer.
         ToolchainError: upstream's build takes a compiler that is not here.
     """
-    ours = smoke.install(wheel, "uv", folder / "ours", log)
+    ours = smoke.install(wheel, "uv", environment_of(folder, OURS), log)
     yield Contender(OURS, ours, size=wheel.stat().st_size)
     is_gpu = bool(variant and variant.table.plugin)
     for name in others:
@@ -143,13 +143,18 @@ def found(wheel: Path, variant: matrix.Variant | None, others: Sequence[str], fo
         elif name == "upstream":
             for part in (name, NO_AVX) if is_gpu else (name,):
                 built, environment = upstream_wheel(folder, log, variant, "system", avx=part != NO_AVX)
-                python = smoke.install(built, "uv", folder / part.replace(" ", "-"), log)
+                python = smoke.install(built, "uv", environment_of(folder, part), log)
                 yield Contender(part, python, environment=environment, only_half=part == NO_AVX, size=built.stat().st_size)
         elif name == "zig" and not is_gpu:
             built, _ = upstream_wheel(folder, log, variant, "zig")
-            yield Contender(name, smoke.install(built, "uv", folder / name, log), size=built.stat().st_size)
+            yield Contender(name, smoke.install(built, "uv", environment_of(folder, name), log), size=built.stat().st_size)
         elif name == "xllamacpp" and not is_gpu:
-            yield Contender(name, _package(name, folder / name, log), "measure_xllamacpp.py")
+            yield Contender(name, _package(name, environment_of(folder, name), log), "measure_xllamacpp.py")
+
+
+def environment_of(folder: Path, name: str) -> Path:
+    """Where a contender is installed; the wheels that are built for it lie elsewhere."""
+    return folder / "environments" / name.replace(" ", "-")
 
 
 def _package(name: str, environment: Path, log: Path) -> Path:

@@ -20,7 +20,7 @@ _STYLE = {
 
 def speeds(found: Found) -> list[str]:
     """What is drawn, by its name."""
-    return [key for key in found.results["wheel"] if key.startswith(_SPEEDS) and "a token" not in key]
+    return [key for key in found.keys if key.startswith(_SPEEDS) and "a token" not in key]
 
 
 def draw(found: Found, file: Path) -> None:

@@ -36,6 +36,19 @@ class Found(msgspec.Struct):
     def others(self) -> list[str]:
         return [name for name in self.results if name != _OURS]
 
+    @property
+    def keys(self) -> list[str]:
+        """What was measured: the speeds, case by case, the processor time behind them, the rest. Memory: the first case alone."""
+        known = self.results[_OURS]
+        rank = {case: number for number, case in enumerate(self.cases)}
+
+        def order(key: str) -> tuple[int, int]:
+            case = next((case for case in rank if key.endswith(f", {case}")), "")
+            kind = 2 if not case or key.startswith("memory") else 1 if "a token" in key else 0
+            return kind, rank.get(case, len(rank))
+
+        return [key for key in sorted(known, key=order) if not key.startswith("memory, ") or order(key)[1] == 0]
+
     def ratios(self, other: str) -> dict[str, Ratio]:
         """What both measured, as ratios ours / theirs."""
         ours, theirs = self.results[_OURS], self.results[other]
@@ -54,7 +67,7 @@ def show(found: Found) -> None:
     for heading in ("", _OURS, *found.others, *(f"wheel / {name}" for name in found.others)):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "" else "right")
     by_other = {name: found.ratios(name) for name in found.others}
-    for key in found.results[_OURS]:
+    for key in found.keys:
         cells = [shown(key, middle(row[key])) if key in row else "" for row in found.results.values()]
         table.add_row(key, *cells, *(str(by_other[name].get(key, "")) for name in found.others))
     console.print(table, width=max(console.width, 160))
@@ -79,7 +92,7 @@ def markdown(found: Found) -> Iterator[str]:
     yield "| | " + " | ".join([*names, *(f"wheel / {name}" for name in found.others)]) + " |"
     yield "|---|" + "---|" * (len(names) + len(found.others))
     by_other = {name: found.ratios(name) for name in found.others}
-    for key in found.results[_OURS]:
+    for key in found.keys:
         cells = [shown(key, middle(found.results[name][key])) if key in found.results[name] else "" for name in names]
         yield f"| {key} | " + " | ".join([*cells, *(_cell(key, by_other[name].get(key)) for name in found.others)]) + " |"
 

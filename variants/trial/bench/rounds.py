@@ -70,9 +70,12 @@ def bench(wheel: Path, build_dir: Path, count: int, wish: Wish, others: Sequence
             console.print(f"      round {number + 1} of {count}: {case.name}", style="dim")
             with conditions.held(case.condition) as prefix:
                 for contender in chance.sample(found, len(found)):
-                    if not contender.only_half or case.layers > 0:
+                    if contender.only_half and case.layers <= 0:
+                        continue
+                    given = None
+                    if not _stalled(results[contender.name], case.name):
                         given = contenders.speed(contender, case, prefix, cases.prompts(wish), _GENERATE)
-                        _keep(results[contender.name], case.name, given, number)
+                    _keep(results[contender.name], case.name, given, number)
         for contender in chance.sample(found, len(found)):
             for key, value in contenders.first(contender, models[0]).items():
                 results[contender.name].setdefault(key, []).append(value)
@@ -94,6 +97,11 @@ def _possible(wanted: Sequence[Case]) -> list[Case]:
             cannot[condition] = str(error)
             console.print(f"      not measured: {condition}: {error}", style="yellow")
     return [case for case in wanted if case.condition not in cannot]
+
+
+def _stalled(row: dict[str, list[float | None]], case: str) -> bool:
+    """Did it come to no end in a round before? Then it is not waited for again: that takes longer than all else."""
+    return None in row.get(f"generation, {case}", [])
 
 
 def _keep(row: dict[str, list[float | None]], case: str, given: dict[str, float] | None, number: int) -> None:
