@@ -458,7 +458,7 @@ def test_device_that_cannot_be_made(gguf_file: Models, failing_device: dict[str,
 #: Two pretended GPUs; `used`: names of the devices that llama.cpp says it uses, `opened`: a bit for each that was the current one.
 TWO = """
 import warnings
-driver = ctypes.CDLL(None)
+driver = preloaded
 opened = ctypes.c_int.in_dll(driver, "opened")
 said, lines = [], []
 warnings.showwarning = lambda message, *others: said.append(str(message))
@@ -489,7 +489,7 @@ def test_a_gpu_without_code(gguf_file: Models) -> None:
         rows = {row["name"]: row.get("left_out") for row in report.report()["devices"]}
         print(json.dumps([named, attempt(), attempt(tensor_split=[1, 0]), attempt(n_gpu_layers=0), said, rows]))
     """
-    done = python(TWO + textwrap.dedent(script), gguf_file("F16"), LD_PRELOAD=FAILING_DRIVER, DEVICES="5.2 9.0")
+    done = python(TWO + textwrap.dedent(script), gguf_file("F16"), **{PRELOADED: FAILING_DRIVER}, DEVICES="5.2 9.0")
     named, both, first, on_cpu, said, rows = answer(done)
     reason = "CUDA0 (pretended GPU) cannot be used: CUDA error: no kernel image is available for execution on the device"
     assert named == [reason, 1, ["CUDA1"], 3]
@@ -511,7 +511,7 @@ def test_a_gpu_that_computes_wrongly_or_not(gguf_file: Models, number: int, reas
             ctypes.c_int.in_dll(driver, name).value = value
         print(json.dumps([attempt(), said]))
     """
-    used, said = answer(python(TWO + textwrap.dedent(script), gguf_file("F16"), LD_PRELOAD=FAILING_DRIVER, DEVICES="9.0 9.0"))
+    used, said = answer(python(TWO + textwrap.dedent(script), gguf_file("F16"), **{PRELOADED: FAILING_DRIVER}, DEVICES="9.0 9.0"))
     assert used == ["CUDA1"]
     assert len(said) == 1
     assert reason in said[0]
@@ -537,4 +537,6 @@ def test_driver_that_crashes_or_hangs(gguf_file: Models, number: int, failing_de
     assert answer(switched_off) == [text, []]
     code = python(script, gguf_file("F16"), number, "asking", **failing_device).returncode
     crashed = code not in (0, 99) if os.name == "nt" else code == -signal.SIGSEGV
+    if number == 4 and code == 99 and "LLAMA_CPP_TEST_WINE" in os.environ:
+        pytest.skip("under wine a process whose driver crashes hangs instead, also without wine's debugger")
     assert code == 99 if number == 5 else crashed, f"this driver does fail, but the exit code is {code}"

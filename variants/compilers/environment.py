@@ -38,6 +38,10 @@ def for_compiling(toolchain: Toolchain, **extra: str) -> dict[str, str]:
     kept = {name: value for name, value in process.environment().items() if _allowed(name)}
     # A compiler cache may hit across checkouts: nothing of their paths is in what is compiled (CMakeLists.txt).
     shared = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1", "SCCACHE_BASEDIRS": str(ROOT)} if toolchain.cache else {}
+    if (
+        toolchain.cache
+    ):  # what makes it so has these paths in it; ccache knows that of a compiler, and not of nvcc, which hands it on
+        shared["CCACHE_IGNOREOPTIONS"] = '-Xcompiler="-ffile-prefix-map=*'
     return kept | {"CMAKE_GENERATOR": "Ninja", "NINJA_STATUS": "[%f/%t] "} | shared | toolchain.environment | extra
 
 
