@@ -248,16 +248,21 @@ def _own_index(dist: Path, label: str | None = None) -> Iterator[tuple[str, Path
         index.publish(folder / "dist", folder / "site", folder / "published.jsonl")
         with serve.server(folder / "site", 0) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}/", folder / "user"
-            server.shutdown()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}/", folder / "user"
+            finally:
+                server.shutdown()
 
 
 def _image(options: argparse.Namespace) -> None:
     variant = group.chosen([options.name])[0]
-    with _own_index(options.dist, variant.label or "cpu") as (address, _):
-        env = dict(word.split("=", 1) for word in options.env if "=" in word)
-        device = variant.table.smoke.device if options.gpu else ""
-        console.print(image.build_and_serve(address, variant.label or "cpu", pipeline.BUILD, env, device))
+    label = variant.label or "cpu"
+    if wrong := [word for word in options.env if "=" not in word]:
+        raise UsageError(f"--env {wrong[0]} sets nothing.", "It takes NAME=VALUE.")
+    env = dict(word.split("=", 1) for word in options.env)
+    device = variant.table.smoke.device if options.gpu else ""
+    with _own_index(options.dist, label) as (address, _):
+        console.print(image.build_and_serve(address, label, pipeline.BUILD, env, device))
 
 
 def _picture(options: argparse.Namespace) -> None:

@@ -37,11 +37,11 @@ def for_compiling(toolchain: Toolchain, **extra: str) -> dict[str, str]:
     """The environment for CMake, ninja and the compilers of `toolchain`, with `extra`."""
     kept = {name: value for name, value in process.environment().items() if _allowed(name)}
     # A compiler cache may hit across checkouts: nothing of their paths is in what is compiled (CMakeLists.txt).
-    shared = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1", "SCCACHE_BASEDIRS": str(ROOT)} if toolchain.cache else {}
-    if (
-        toolchain.cache
-    ):  # what makes it so has these paths in it; ccache knows that of a compiler, and not of nvcc, which hands it on
-        shared["CCACHE_IGNOREOPTIONS"] = '-Xcompiler="-ffile-prefix-map=*'
+    shared = {
+        "CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1", "SCCACHE_BASEDIRS": str(ROOT),
+        # What makes it so has these paths in it. ccache knows that of a compiler's option, not of one that nvcc hands on.
+        "CCACHE_IGNOREOPTIONS": '-Xcompiler="-ffile-prefix-map=*',
+    } if toolchain.cache else {}  # fmt: skip
     return kept | {"CMAKE_GENERATOR": "Ninja", "NINJA_STATUS": "[%f/%t] "} | shared | toolchain.environment | extra
 
 

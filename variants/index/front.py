@@ -22,7 +22,7 @@ from ..choice import answers
 from ..choice.answers import UNKNOWN, Answers, Asked, Outcome
 from ..choice.listing import Listing
 from .ledger import Line
-from .ways import ENVIRONMENT, NOTHING, PROJECT, WAYS
+from .ways import WAYS
 
 if TYPE_CHECKING:
     import jinja2
@@ -65,7 +65,6 @@ def pages(
     found = answers.answers(listing, first)
     more = {
         "asked": found,
-        "places": (ENVIRONMENT, PROJECT, NOTHING),
         "table": list(_table(found)),
         "offers": _offers(mine, found, shown["kinds"]),
         "data": {"project": project} | _data(found, mine, needs, shown["labels"]),

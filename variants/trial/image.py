@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,16 @@ def build_and_serve(address: str, label: str, build_dir: Path, env: dict[str, st
 def _build(buildah: _Buildah, base: Path, given: dict[str, str]) -> None:
     container = buildah.printed("from", "scratch")
     buildah("add", "--quiet", container, base, "/")
-    settings = [word for name, value in reach.variables().items() for word in ("--env", f"{name}={value}")]
-    buildah("config", *settings, container)
+    buildah("config", *_each("--env", reach.variables()), container)
     buildah("commit", "--quiet", "--rm", container, _BASE)
-    arguments = [word for name, value in given.items() for word in ("--build-arg", f"{name}={value}")]
     file = ROOT / "docker" / "Containerfile"
     # Without --format docker, buildah leaves out HEALTHCHECK.
-    buildah("build", *_HOW, "--format", "docker", *arguments, "--file", file, "--tag", _IMAGE, ROOT / "docker")
+    buildah("build", *_HOW, "--format", "docker", *_each("--build-arg", given), "--file", file, "--tag", _IMAGE, ROOT / "docker")
+
+
+def _each(option: str, values: Mapping[str, str]) -> list[str]:
+    """The option before each ``NAME=VALUE``."""
+    return [word for name, value in values.items() for word in (option, f"{name}={value}")]
 
 
 class _Buildah:
@@ -125,8 +128,7 @@ def _asked_all(buildah: _Buildah, models: Path, env: dict[str, str], device: str
     container = buildah.printed("from", _IMAGE)
     port = _free_port()
     config = json.loads(buildah.printed("inspect", "--type", "image", _IMAGE))["Docker"]["config"]
-    settings = [word for name, value in (env | {"PORT": str(port)}).items() for word in ("--env", f"{name}={value}")]
-    run = [*_HOW, *settings, "--volume", f"{models}:/models:ro", container, "--"]
+    run = [*_HOW, *_each("--env", env | {"PORT": str(port)}), "--volume", f"{models}:/models:ro", container, "--"]
     console.print(f"serves as {config['User']}: {' '.join([*config['Entrypoint'], *config['Cmd']])}")
     with _background([*buildah.command, "run", *run, *config["Entrypoint"], *config["Cmd"]], buildah.log) as server:
         known = _asked(f"http://127.0.0.1:{port}/v1/models", None, server, buildah.log)

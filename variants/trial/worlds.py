@@ -82,8 +82,8 @@ def _windows(folder: Path, log: Path, packages: Sequence[str]) -> World:
         "WINEPREFIX": str(folder / "prefix"),
         "WINEARCH": "win64",
         "WINEDEBUG": "-all",
-        "WINEDLLOVERRIDES": "mscoree,mshtml,winedbg.exe=",
-    }  # a crash ends a process, and starts no debugger
+        "WINEDLLOVERRIDES": "mscoree,mshtml,winedbg.exe=",  # a crash starts no debugger
+    }
     if not (folder / "prefix").is_dir():
         process.command([wine, "winecfg", "-v", "win10"], log=log, env=process.environment(**env))
     version = process.output([wine, "--version"], env=process.environment(**env)).strip().splitlines()[-1:]
